@@ -1,0 +1,1 @@
+"""Directions, regions, and the edit law."""

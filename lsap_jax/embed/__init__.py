@@ -1,0 +1,1 @@
+"""Stage 1: from an image to its code."""

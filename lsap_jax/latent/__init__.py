@@ -1,0 +1,1 @@
+"""Latent spaces, their statistics, and the alignment of codes."""

@@ -1,0 +1,1 @@
+"""How good an inversion or an edit is."""

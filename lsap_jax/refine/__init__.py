@@ -1,0 +1,1 @@
+"""Stage 2: refinement of weights or features around a fixed code."""
