@@ -1,0 +1,73 @@
+"""The published inversion methods as data over one engine."""
+
+import dataclasses
+
+from lsap_jax.embed.optimize import Method, Stage
+from lsap_jax.errors import ConfigError
+
+_PROJECTOR = Stage(
+    steps=1000,
+    terms=(("lpips_vgg", 1.0), ("noise", 1e5)),
+    variables=("code", "noise"),
+    learning_rate=0.1,
+    jitter=0.05,
+)
+_ALIGNED = Stage(steps=100, terms=(), learning_rate=0.05, ramp_up=0.05, ramp_down=0.25)
+
+PRESETS: dict[str, Method] = {
+    # StyleGAN2's projector (Karras et al., arXiv:1912.04958, appendix D), with the settings of rosinality's code.
+    "projector-w": Method("w", (_PROJECTOR,), noise="random"),
+    "projector-w+": Method("w+", (_PROJECTOR,), noise="random"),
+    # Abdal et al., arXiv:1904.03189. The paper's pixel error is of images in [0, 1]: a quarter of ours.
+    "image2stylegan": Method(
+        "w+",
+        (Stage(1000, (("l2_full", 0.25), ("vgg", 1.0)), learning_rate=0.01, ramp_up=0.0, ramp_down=0.0),),
+    ),
+    # Cao et al., arXiv:2209.12746, the optimisation variant: image terms and SNCD. Its weight is not published; the
+    # encoder's 0.5 drives every layer to be more average than nearly all generator samples, 0.1 does not.
+    "lsap": Method("w+", (dataclasses.replace(_ALIGNED, terms=(("lpips_vgg", 1.0), ("l2", 0.5), ("sncd", 0.1))),)),
+    # The same with each layer's distance measured among generator samples.
+    "lsap-calibrated": Method(
+        "w+", (dataclasses.replace(_ALIGNED, terms=(("lpips_vgg", 1.0), ("l2", 0.5), ("sncd_calibrated", 0.05))),)
+    ),
+}
+
+
+def preset(name: str, steps: int | None = None, noise: str | None = None) -> Method:
+    """A preset by name.
+
+    Args:
+      name: a key of `PRESETS`.
+      steps: in all; stages keep their proportions, and schedules stretch with them.
+      noise: "const" takes the noise maps out of the optimisation, so that edits of the code are not fought by texture
+        that the maps have stored.
+
+    Raises:
+      ConfigError: if the name is unknown or a number impossible.
+    """
+    if name not in PRESETS:
+        raise ConfigError(f"no preset is named {name!r}; there are {', '.join(PRESETS)}")
+    method = PRESETS[name]
+    if noise == "const":
+        stages = tuple(
+            dataclasses.replace(
+                stage,
+                variables=tuple(v for v in stage.variables if v != "noise"),
+                terms=tuple(t for t in stage.terms if t[0] != "noise"),
+            )
+            for stage in method.stages
+        )
+        method = dataclasses.replace(method, noise="const", stages=tuple(s for s in stages if s.variables))
+    elif noise not in (None, method.noise):
+        raise ConfigError(f"noise={noise!r} for preset {name!r}: leave it out, or use 'const'")
+    if steps is not None:
+        if steps < len(method.stages):
+            raise ConfigError(f"steps={steps}: preset {name!r} needs at least {len(method.stages)}")
+        total = sum(stage.steps for stage in method.stages)
+        counts = [max(1, round(stage.steps * steps / total)) for stage in method.stages[:-1]]
+        counts.append(steps - sum(counts))
+        method = dataclasses.replace(
+            method,
+            stages=tuple(dataclasses.replace(s, steps=n) for s, n in zip(method.stages, counts, strict=True)),
+        )
+    return method
