@@ -6,7 +6,7 @@ import sys
 COMMANDS = {
     "invert": "find the codes of photos",
     "edit": "change inverted photos along directions",
-    "pretrained": "list, fetch or locate pretrained weights",
+    "weights": "list, fetch or locate pretrained weights",
 }
 
 

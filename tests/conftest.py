@@ -1,21 +1,37 @@
-"""Strict settings for every test, and the two ways a test may depend on the outside."""
+"""Strict settings for every test, and what a test may need from outside."""
 
 import os
-import pathlib
 
-# Before the first import of jax: tests are about numbers, so no fast low-precision paths and no GPU by accident.
+# Before the first import of jax: tests are about numbers, so no GPU by accident.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax
 import pytest
 
-FIXTURES = pathlib.Path(__file__).parent / "fixtures"
-
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_default_matmul_precision", "highest")
 
 
-@pytest.fixture(scope="session")
-def fixtures() -> pathlib.Path:
-    """The folder of small golden files."""
-    return FIXTURES
+@pytest.fixture(autouse=True)
+def _weights(request):
+    """`@pytest.mark.weights("name", ...)`: fetch the assets, or skip without a network; under CI, fail."""
+    marker = request.node.get_closest_marker("weights")
+    if marker is None:
+        return
+    from lsap_jax import pretrained
+    from lsap_jax.errors import FetchError
+
+    for name in marker.args:
+        try:
+            pretrained.fetch(name)
+        except FetchError as error:
+            if os.environ.get("CI"):
+                raise
+            pytest.skip(f"{name} is not here: {error}")
+
+
+@pytest.fixture
+def own_cache(tmp_path, monkeypatch):
+    """An empty cache folder for this test alone."""
+    monkeypatch.setenv("LSAP_JAX_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"

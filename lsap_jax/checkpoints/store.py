@@ -95,7 +95,7 @@ def load(path: str | os.PathLike) -> tuple[Tree, dict[str, Any]]:
     """
     arrays, meta = {}, None
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
             if META_KEY not in file.files:
                 raise CheckpointError(
                     f"{path}: an .npz without {META_KEY}, so not a weight file of lsap_jax; "

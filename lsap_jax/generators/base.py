@@ -271,7 +271,7 @@ def architecture_record(arch: Architecture) -> dict[str, Any]:
 @jax.jit
 def _map(G: Generator, z: jax.Array, truncation: jax.Array, labels: jax.Array | None) -> jax.Array:
     w = G.arch.map(G.params, z, labels)
-    return G.w_avg + truncation * (w - G.w_avg)
+    return G.w_avg[None] + truncation * (w - G.w_avg[None])
 
 
 @jax.jit

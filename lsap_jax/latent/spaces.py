@@ -61,8 +61,8 @@ def w_statistics(G: Generator, num_samples: int = 100_000, seed: int = 0) -> WSt
         square = jnp.zeros((G.w_dim, G.w_dim))
         for w, weight in sample_w(G, num_samples, seed):
             # Around w_avg, a close guess of the mean, so that the subtraction below loses no digits.
-            centred = (w - G.w_avg) * weight[:, None]
-            total, square = total + centred.sum(0), square + centred.T @ (w - G.w_avg)
+            centred = w - G.w_avg[None]
+            total, square = total + weight @ centred, square + centred.T @ (weight[:, None] * centred)
         offset = total / num_samples
         covariance = (square - num_samples * jnp.outer(offset, offset)) / (num_samples - 1)
         variance, vectors = jnp.linalg.eigh(covariance)
