@@ -31,6 +31,7 @@ from lsap_jax.data import resize
 from lsap_jax.errors import ConfigError
 from lsap_jax.generators.base import Generator
 from lsap_jax.latent import alignment
+from lsap_jax.latent.alignment import Alignment
 from lsap_jax.networks import identity, lpips
 
 Terms = tuple[tuple[str, float], ...]
@@ -43,7 +44,7 @@ class Judges:
     lpips_vgg: lpips.Lpips | None = None
     lpips_alex: lpips.Lpips | None = None
     identity: Any = None
-    alignment: alignment.Alignment | None = None
+    alignment: Alignment | None = None
 
 
 class Scene(NamedTuple):

@@ -4,6 +4,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from lsap_jax.generators import stylegan2
 from lsap_jax.generators.base import Generator
@@ -19,13 +20,27 @@ def generator(seed: int = 0, label_dim: int = 0) -> Generator:
         mapping_layers=2,
         label_dim=label_dim,
     )
-    G = stylegan2.init(jax.random.key(seed), arch)
-    strengths = jax.tree_util.tree_map_with_path(
-        lambda path, x: jnp.full_like(x, 0.1) if path[-1].key == "noise_strength" else x, G.params
-    )
-    return G.replace(params=strengths, name=f"tiny-{seed}")
+    random = np.random.RandomState(seed)  # numpy draws without a compilation for every shape
+
+    def leaf(path, shape):
+        names = [entry.key for entry in path]
+        if names[-1] == "noise_strength":
+            return np.full(shape, 0.1, np.float32)
+        if names[-1] == "bias":
+            return np.full(shape, float(names[-2] == "affine"), np.float32)
+        scale = 100 if names[0] == "mapping" and "embed" not in names else 1
+        return (scale * random.randn(*shape)).astype(np.float32)
+
+    shapes = stylegan2.param_shapes(arch)
+    params = jax.tree_util.tree_map_with_path(leaf, shapes, is_leaf=lambda x: isinstance(x, tuple))
+    noise = tuple(jnp.asarray(random.randn(*shape), jnp.float32) for shape in arch.noise_shapes)
+    G = Generator(jax.tree.map(jnp.asarray, params), jnp.zeros(16), noise, arch, name=f"tiny-{seed}")
+    z = jnp.asarray(random.randn(10_000, 16), jnp.float32)
+    labels = jnp.eye(label_dim)[random.randint(label_dim, size=10_000)] if label_dim else None
+    return G.replace(w_avg=G.map(z, labels=labels).mean(0))
 
 
 def photos(G: Generator, count: int, seed: int = 7) -> jax.Array:
     """Renders of random codes, as (count, H, W, 3) targets that can be reached."""
-    return jnp.clip(G.synthesize(G.broadcast(G.map(jax.random.normal(jax.random.key(seed), (count, G.z_dim))))), -1, 1)
+    z = jnp.asarray(np.random.RandomState(seed).randn(count, G.z_dim), jnp.float32)
+    return jnp.clip(G.synthesize(G.broadcast(G.map(z))), -1, 1)

@@ -108,8 +108,7 @@ class Inversion:
         if "noise" in read[0][0]:
             maps = len(read[0][0]["noise"])
             noise = tuple(jnp.stack([latents["noise"][str(n)] for latents, _, _ in read]) for n in range(maps))
-        numbers = [{k: v for k, v in m.items() if isinstance(v, int | float | list)} for _, _, m in read]
-        metrics = {k: np.asarray([m[k] for m in numbers]) for k in numbers[0] if all(k in m for m in numbers)}
+        metrics = {name: np.asarray([m[name] for _, _, m in read], np.float32) for name in reconstruction.METRICS}
         folder = os.path.join(out, "images")
         targets = [image_files.to_float(image_files.read(os.path.join(folder, i, "target.png"))) for i in ids]
         self = cls(ws, noise, ws, jnp.stack(targets), metrics, settings, G)

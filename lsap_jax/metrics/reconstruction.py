@@ -28,6 +28,7 @@ from lsap_jax.metrics import image as image_metrics
 from lsap_jax.networks import identity, lpips
 
 RESOLUTION = 256
+METRICS = ("lpips_vgg", "lpips_alex", "mse", "psnr", "ssim", "id", "sncd", "sncd_z")
 
 
 @functools.cache
