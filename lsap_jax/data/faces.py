@@ -73,11 +73,11 @@ def faces_of(
         raise ConfigError("finding faces needs MTCNN's params (lsap_jax.pretrained.load('mtcnn')) or landmarks")
     if not found:
         raise FaceError(
-            "no face was found; give its landmarks in a JSON file (--landmarks), or pass an image that is already "
-            "cropped as in FFHQ with --noalign"
+            "no face was found; give its landmarks in a JSON file, or, if the image is cropped as in FFHQ already, have it "
+            "taken as aligned"
         )
     if which == "largest" and len(found) > 1:
-        notes.append(f"{len(found)} faces: the largest was taken (--all_faces takes each)")
+        notes.append(f"{len(found)} faces: the largest was taken")
         found = found[:1]
     return [_aligned(image, face, size, keep_aligned, notes) for face in found]
 

@@ -160,7 +160,7 @@ def enter(stage: Stage, variables: Variables) -> State:
         variables=variables,
         moments=_ADAM.init(_subset(stage, variables)),
         step=jnp.int32(0),
-        best=variables,
+        best=jax.tree.map(jnp.copy, variables),  # its own buffers, since a step donates the whole state
         best_loss=jnp.float32(jnp.inf),
         best_step=jnp.int32(0),
         done=jnp.bool_(False),
