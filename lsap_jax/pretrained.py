@@ -209,12 +209,16 @@ def load_generator(name_or_path: str | os.PathLike) -> Generator:
       name_or_path: `ffhq-mobile`; or a path: our `.npz`, NVIDIA `.pkl`, or a rosinality / pSp / e4e / GANInverter
         `.pt`, told apart by their contents.
 
+    Returns:
+      the generator, whose `name` is `name_or_path`.
+
     Raises:
       FetchError: if the asset cannot be fetched.
       CheckpointError: if the file is missing, damaged, or holds no generator.
     """
-    if name_or_path in ASSETS:
-        return generator_files.from_tree(*load(str(name_or_path)), path=name_or_path)
+    name = os.fspath(name_or_path)
+    if name in ASSETS:
+        return generator_files.from_tree(*load(name), path=name).replace(name=name)
     path = pathlib.Path(name_or_path)
     if not path.exists():
         generators = [name for name, asset in ASSETS.items() if "GAN" in asset.about]
@@ -222,8 +226,8 @@ def load_generator(name_or_path: str | os.PathLike) -> Generator:
             f"{path}: no such file, and no pretrained generator of this name ({', '.join(generators)})"
         )
     if path.suffix == ".npz":
-        return generator_files.load(path)
-    return convert_stylegan2.generator_from_checkpoint(read.read(path), os.fspath(path))
+        return generator_files.load(path).replace(name=name)
+    return convert_stylegan2.generator_from_checkpoint(read.read(path), name)
 
 
 def _asset(name: str) -> Asset:

@@ -28,7 +28,9 @@ from lsap_jax.embed import inversion, presets
 from lsap_jax.errors import ConfigError, FaceError, ImageError, LsapError, ResultError
 from lsap_jax.generators.base import Generator
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "Python file with get_config(), such as configs/ffhq_mobile.py")
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "Python file with get_config(), such as configs/ffhq_mobile.py"
+)
 _IMAGES = flags.DEFINE_string("images", "", "photo, or folder of photos; a sample portrait when left out")
 _OUT = flags.DEFINE_string("out", "runs/invert", "results folder; a folder begun with the same settings is finished")
 
@@ -80,7 +82,11 @@ def invert_photos(config: Config, source: str, out: str | os.PathLike) -> None:
     if options.batch_size < 1:
         raise ConfigError(f"config.invert.batch_size={options.batch_size}: must be at least 1")
     root, files = photo_files(source)
-    landmarks = align.load_landmarks(options.landmarks) if options.landmarks else {}
+    landmarks = {}
+    if options.landmarks:
+        landmarks, unknown = align.match_landmarks(align.load_landmarks(options.landmarks), files, root)
+        for name in unknown:
+            print(f"{options.landmarks}: {name!r} is none of the photos", file=sys.stderr)
     G = pretrained.load_generator(config.generator)
     settings = inversion.settings_of(G, method, options.preset, options.seed)
     settings |= {"faces": options.faces, "landmarks": options.landmarks}
@@ -141,7 +147,7 @@ def load_photos(
     files: Sequence[pathlib.Path],
     G: Generator,
     which: str,
-    landmarks: dict[str, list[np.ndarray]],
+    landmarks: dict[pathlib.Path, list[np.ndarray]],
     finished: set[str],
     failures: list[dict[str, str]],
 ) -> Iterator[Photo]:
@@ -156,7 +162,7 @@ def load_photos(
             if which == "aligned":
                 found = [_taken_as_aligned(pixels, G.resolution)]
             else:
-                given = landmarks.get(images.name_below(path, root), landmarks.get(path.name))
+                given = landmarks.get(path)
                 if given is None and detector is None:
                     detector = pretrained.load("mtcnn")[0]
                 found = faces.faces_of(pixels, detector, which=which, size=G.resolution, landmarks=given)
@@ -190,7 +196,11 @@ def _summary(found: inversion.Inversion, i: int) -> str:
 def _show_progress(label: str, step: int, total: int, loss: np.ndarray, seconds: float) -> None:
     rate = step / seconds if seconds else 0.0
     left = f"{(total - step) / rate:.0f} s left" if rate else "compiled"
-    print(f"\r{label} step {step}/{total}  loss {np.nanmean(loss):.4f}  {rate:.2f} steps/s  {left}   ", end="", file=sys.stderr)
+    print(
+        f"\r{label} step {step}/{total}  loss {np.nanmean(loss):.4f}  {rate:.2f} steps/s  {left}   ",
+        end="",
+        file=sys.stderr,
+    )
     sys.stderr.flush()
 
 

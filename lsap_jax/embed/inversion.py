@@ -50,6 +50,15 @@ class Inversion:
         """
         return self.generator.synthesize(self.ws if ws is None else ws, "const" if self.noise is None else self.noise)
 
+    def take(self, indices: Sequence[int]) -> "Inversion":
+        """Some images of the batch, as an inversion of their own."""
+        rows = np.asarray(indices)
+        noise = None if self.noise is None else tuple(n[rows] for n in self.noise)
+        metrics = {name: value[rows] for name, value in self.metrics.items()}
+        history = {name: value[:, rows] for name, value in self.history.items()}
+        pixels = self.images[rows], self.targets[rows]
+        return Inversion(self.ws[rows], noise, *pixels, metrics, self.settings, self.generator, history)
+
     def save(
         self, out: str | os.PathLike, ids: Sequence[str] | None = None, notes: Sequence[dict] | None = None
     ) -> None:

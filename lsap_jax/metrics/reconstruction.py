@@ -52,8 +52,7 @@ def measure(G: Generator, ws: jax.Array, images: jax.Array, targets: jax.Array) 
       images: (B, H, W, 3) what they render.
       targets: (B, H, W, 3) the photos.
     """
-    small = min(RESOLUTION, G.resolution)
-    seen, wanted = resize.area(as_saved(images), small), resize.area(targets, small)
+    seen, wanted = resize.area(as_saved(images), RESOLUTION), resize.area(targets, RESOLUTION)
     metrics = {name: distance(seen, wanted) for name, distance in _distances().items()}
     A = alignment.fit(G)
     metrics |= {"sncd": alignment.sncd(G, A, ws), "sncd_z": alignment.calibrated(G, A, ws)}
