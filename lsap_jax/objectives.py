@@ -37,8 +37,7 @@ from lsap_jax.networks import identity, lpips
 Terms = tuple[tuple[str, float], ...]
 
 
-@flax.struct.dataclass
-class Judges:
+class Judges(flax.struct.PyTreeNode):
     """The frozen networks and statistics that terms consult; None where no term needs it."""
 
     lpips_vgg: lpips.Lpips | None = None
@@ -77,14 +76,13 @@ def judges_for(G: Generator, terms: Terms) -> Judges:
       ConfigError: if a term has an unknown name.
       FetchError: if a network is missing and cannot be fetched.
     """
-    load = {
-        "lpips_vgg": lambda: lpips.load("vgg"),
-        "lpips_alex": lambda: lpips.load("alex"),
-        "identity": identity.identity,
-        "alignment": lambda: alignment.fit(G),
-    }
-    wanted = {_term(name).judge for name, _ in terms} - {None}
-    return Judges(**{judge: load[judge]() for judge in sorted(wanted)})
+    wanted = {_term(name).judge for name, _ in terms}
+    return Judges(
+        lpips_vgg=lpips.load("vgg") if "lpips_vgg" in wanted else None,
+        lpips_alex=lpips.load("alex") if "lpips_alex" in wanted else None,
+        identity=identity.identity() if "identity" in wanted else None,
+        alignment=alignment.fit(G) if "alignment" in wanted else None,
+    )
 
 
 def targets(terms: Terms, judges: Judges, image: jax.Array, resolution: int) -> dict[str, Any]:
@@ -118,7 +116,7 @@ def loss(
     """
     scene = Scene(image[None], resize.area(image[None], resolution), ws[None], noise)
     values = {name: _term(name).value(judges, G, scene, target[name]) for name, _ in terms}
-    return sum(weight * values[name] for name, weight in terms), values
+    return jnp.stack([weight * values[name] for name, weight in terms]).sum(), values
 
 
 def noise_regularizer(noise: tuple[jax.Array, ...]) -> jax.Array:
@@ -159,12 +157,13 @@ def _lpips(judge: str) -> Term:
 
 
 def _image2stylegan_features(judges: Judges, small: jax.Array) -> tuple[jax.Array, ...]:
+    assert judges.lpips_vgg is not None  # `judges_for` loaded it
     return judges.lpips_vgg.activations(small, ("conv1_1", "conv1_2", "conv3_2", "conv4_2"))
 
 
 def _vgg(judges, G, scene, target):
     got = _image2stylegan_features(judges, scene.small)
-    return sum(jnp.square(a - b).mean() for a, b in zip(got, target, strict=True))
+    return jnp.stack([jnp.square(a - b).mean() for a, b in zip(got, target, strict=True)]).sum()
 
 
 def _z_scores(judges: Judges, G: Generator, scene: Scene) -> jax.Array:

@@ -296,9 +296,9 @@ def _members(name: str, asset: Asset, data: bytes) -> dict[str, bytes]:
     else:
         with tarfile.open(fileobj=io.BytesIO(data)) as archive:
             for entry in archive:
-                for member in asset.members:
-                    if entry.isfile() and entry.name.endswith(member):
-                        found[member] = archive.extractfile(entry).read()
+                inside = archive.extractfile(entry)  # None for folders
+                if inside is not None:
+                    found |= {m: inside.read() for m in asset.members if entry.name.endswith(m)}
     missing = set(asset.members) - set(found)
     if missing:
         raise FetchError(f"{name}: {asset.file} has no {sorted(missing)[0]}")

@@ -81,9 +81,9 @@ def save(path: str | os.PathLike, tree: Tree, meta: dict[str, Any]) -> None:
       CheckpointError: if a key of the tree is not a plain name.
       OSError: if the file cannot be written.
     """
-    flat = flatten(tree)
+    flat: dict[str, Any] = {META_KEY: np.frombuffer(json.dumps(meta).encode(), np.uint8), **flatten(tree)}
     buffer = io.BytesIO()
-    np.savez(buffer, **{META_KEY: np.frombuffer(json.dumps(meta).encode(), np.uint8)}, **flat)
+    np.savez(buffer, **flat)
     write_atomically(path, buffer.getvalue())
 
 
@@ -93,7 +93,8 @@ def load(path: str | os.PathLike) -> tuple[Tree, dict[str, Any]]:
     Raises:
       CheckpointError: if the file is missing, truncated, or not one of ours.
     """
-    arrays, meta = {}, None
+    arrays: dict[str, np.ndarray] = {}
+    meta: dict[str, Any] = {}
     try:
         with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
             if META_KEY not in file.files:

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -33,7 +33,7 @@ def faces_of(
     image: np.ndarray,
     mtcnn: Mapping[str, Any] | None = None,
     *,
-    which: Literal["largest", "all"] = "largest",
+    which: str = "largest",
     size: int = 1024,
     landmarks: Sequence[npt.ArrayLike] | None = None,
     keep_aligned: bool = True,
@@ -73,8 +73,8 @@ def faces_of(
         raise ConfigError("finding faces needs MTCNN's params (lsap_jax.pretrained.load('mtcnn')) or landmarks")
     if not found:
         raise FaceError(
-            "no face was found; give its landmarks in a JSON file, or, if the image is cropped as in FFHQ already, have it "
-            "taken as aligned"
+            "no face was found; give its landmarks in a JSON file, or, if the image is cropped as in FFHQ already, "
+            "have it taken as aligned"
         )
     if which == "largest" and len(found) > 1:
         notes.append(f"{len(found)} faces: the largest was taken")

@@ -127,7 +127,7 @@ class Inversion:
 
 def invert(
     G: Generator,
-    images: jax.Array,
+    images: jax.typing.ArrayLike,
     preset: str | optimize.Method = "lsap",
     steps: int | None = None,
     seed: int = 0,

@@ -93,8 +93,7 @@ class Method:
         return tuple({name: (name, weight) for stage in reversed(self.stages) for name, weight in stage.terms}.values())
 
 
-@flax.struct.dataclass
-class State:
+class State(flax.struct.PyTreeNode):
     """The optimisation of one image.
 
     Attributes:

@@ -17,7 +17,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import flax.struct
 import jax
@@ -30,16 +30,15 @@ from lsap_jax.errors import ConfigError
 Noise = str | Sequence[jax.Array] | jax.Array
 
 
-@flax.struct.dataclass
-class Features:
+class Features(flax.struct.PyTreeNode):
     """What one synthesis block hands to the next.
 
     Attributes:
-      x: (B, h, w, C) activations, or None before the first block.
+      x: (B, h, w, C) activations.
       image: (B, h, w, 3) the image so far (skip architectures), or None where there is none.
     """
 
-    x: jax.Array | None
+    x: jax.Array
     image: jax.Array | None = None
 
 
@@ -50,15 +49,47 @@ class Architecture(Protocol):
     block never sees `ws`; every function takes the whole `params` tree of the generator.
     """
 
-    kind: str
-    resolution: int
-    z_dim: int
-    w_dim: int
-    label_dim: int
-    num_ws: int
-    num_blocks: int
-    noise_shapes: tuple[tuple[int, int], ...]
-    noise_of_block: tuple[tuple[int, ...], ...]
+    kind: ClassVar[str]  # name of the family, as files record it
+
+    @property
+    def resolution(self) -> int:
+        """Side of the image in pixels."""
+        ...
+
+    @property
+    def z_dim(self) -> int:
+        """Length of z."""
+        ...
+
+    @property
+    def w_dim(self) -> int:
+        """Length of w."""
+        ...
+
+    @property
+    def label_dim(self) -> int:
+        """Classes of a conditional generator, else 0."""
+        ...
+
+    @property
+    def num_ws(self) -> int:
+        """Rows of a W+ code."""
+        ...
+
+    @property
+    def num_blocks(self) -> int:
+        """Length of the sequence of blocks."""
+        ...
+
+    @property
+    def noise_shapes(self) -> tuple[tuple[int, int], ...]:
+        """(h, w) of every noise map, in the order of use."""
+        ...
+
+    @property
+    def noise_of_block(self) -> tuple[tuple[int, ...], ...]:
+        """Which maps each block takes."""
+        ...
 
     def map(self, params: Any, z: jax.Array, labels: jax.Array | None) -> jax.Array:
         """(B, z_dim) and optional (B, label_dim) -> (B, w_dim), without truncation."""
@@ -92,8 +123,7 @@ class Architecture(Protocol):
         ...
 
 
-@flax.struct.dataclass
-class Generator:
+class Generator(flax.struct.PyTreeNode):
     """A pretrained generator.
 
     Attributes:

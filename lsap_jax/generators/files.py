@@ -44,7 +44,7 @@ def from_tree(tree: store.Tree, meta: dict[str, Any], path: str | os.PathLike) -
         raise CheckpointError(f"{path}: unknown generator family {family!r}; this version reads {sorted(_FAMILIES)}")
     for key, value in store.flatten({"params": tree["params"], "w_avg": tree["w_avg"]}).items():
         if not np.isfinite(value).all():
-            raise CheckpointError(f"{path}: {key} has NaN or infinite values; take an earlier or whole copy of the file")
+            raise CheckpointError(f"{path}: {key} has NaN or infinite values; take an earlier copy of the file")
     noise = tree.get("noise", {})
     return Generator(
         params=jax.tree.map(jax.numpy.asarray, tree["params"]),

@@ -26,8 +26,7 @@ from lsap_jax.latent import spaces
 _CALIBRATION_SAMPLES = 10_000
 
 
-@flax.struct.dataclass
-class Alignment:
+class Alignment(flax.struct.PyTreeNode):
     """Anchors and calibration of one generator.
 
     Attributes:

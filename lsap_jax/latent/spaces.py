@@ -22,8 +22,7 @@ from lsap_jax.generators.base import Generator
 _CHUNK = 2000
 
 
-@flax.struct.dataclass
-class WStatistics:
+class WStatistics(flax.struct.PyTreeNode):
     """Mean, covariance and principal axes of W, estimated from samples of the generator.
 
     Attributes:

@@ -102,7 +102,8 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_result(generator, photos, t
         sys.executable,
         "-c",
         "import sys; from lsap_jax.commands.invert import invert_photos; from lsap_jax.config import *\n"
-        f"invert_photos(Config({str(generator)!r}, Invert('projector-w+', 20, 'const', faces='aligned')), *sys.argv[1:])",
+        f"options = Invert('projector-w+', 20, 'const', faces='aligned')\n"
+        f"invert_photos(Config({str(generator)!r}, options), *sys.argv[1:])",
     ]
     began = time.monotonic()
     subprocess.run([*program, photos, straight], check=True, capture_output=True, timeout=300)

@@ -31,7 +31,7 @@ def test_of_several_faces_the_largest_or_all(detected):
     detected += [landmarks(120, 100, 150), landmarks(80, 300, 150)]
     (face,) = faces.faces_of(PHOTO, {}, size=64)
     assert face.image.shape == (64, 64, 3)
-    assert face.notes == ("2 faces: the largest was taken (--all_faces takes each)",)
+    assert face.notes == ("2 faces: the largest was taken",)
     np.testing.assert_array_equal(face.landmarks, detected[0])
     both = faces.faces_of(PHOTO, {}, which="all", size=64)
     assert [face.notes for face in both] == [(), ()]
@@ -76,7 +76,7 @@ def test_an_aligned_image_is_left_as_it_is():
 
 @pytest.mark.fast
 def test_bad_requests(detected):
-    with pytest.raises(FaceError, match=r"no face was found; .*--landmarks.*--noalign"):
+    with pytest.raises(FaceError, match=r"no face was found; .*JSON.*taken as aligned"):
         faces.faces_of(PHOTO, {})
     with pytest.raises(FaceError, match="no face was found"):
         faces.faces_of(PHOTO, landmarks=[])
