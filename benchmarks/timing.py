@@ -26,7 +26,7 @@ ALLOCATOR_VARIABLES = (
 
 
 def interleave(fns: dict[str, Callable[[], Any]], repeats: int, warmup: int = 2) -> dict[str, dict[str, float]]:
-    """Time functions in turns: a, b, c, a, b, c, ...
+    """Time functions in turns, forth and back (a, b, c, c, b, a, ...), so that none always runs after the same other.
 
     Args:
       fns: {name: function without arguments}; arrays of JAX in the result are waited for.
@@ -38,7 +38,7 @@ def interleave(fns: dict[str, Callable[[], Any]], repeats: int, warmup: int = 2)
     """
     seconds: dict[str, list[float]] = {name: [] for name in fns}
     for turn in range(warmup + repeats):
-        for name, fn in fns.items():
+        for name, fn in list(fns.items())[:: 1 if turn % 2 == 0 else -1]:
             start = time.perf_counter()
             jax.block_until_ready(fn())
             if turn >= warmup:
