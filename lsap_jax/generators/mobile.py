@@ -50,11 +50,15 @@ class MobileStyleGAN:
     activation_dtype: str = "float32"
 
     kind: ClassVar[str] = "mobile-stylegan"
-    label_dim: ClassVar[int] = 0
 
     def __post_init__(self):
         if not self.channels or any(c < 4 or c % 4 for c in self.channels):
             raise ConfigError(f"channels {self.channels}: each must be a multiple of 4, as wavelet steps quarter them")
+
+    @property
+    def label_dim(self) -> int:
+        """0: this family is not conditional."""
+        return 0
 
     @property
     def resolution(self) -> int:
@@ -83,7 +87,7 @@ class MobileStyleGAN:
 
     def map(self, params: Any, z: jax.Array, labels: jax.Array | None = None) -> jax.Array:
         """(B, z_dim) -> (B, w_dim): z to unit mean square, then linear layers with leaky ReLU."""
-        del labels  # this family is not conditional
+        del labels
         x = ops.normalize_second_moment(z)
         for index in range(self.mapping_layers):
             x = _leaky_relu(_linear(params["mapping"][f"fc{index}"], x))
