@@ -90,7 +90,7 @@ ASSETS: dict[str, Asset] = {
         sha256="e5d10e2be7df63f06123855ec591ca35dcb1d059eba47ddcb175d7d26b4019b5",
         members=tuple(f"random_face/data/{n}Network.{e}" for n in ("Mapping", "Synthesis") for e in ("xml", "bin")),
         convert=convert_mobile.convert,
-        version=1,
+        version=2,
         licence=_NVIDIA,
         about="MobileStyleGAN distilled from StyleGAN2-FFHQ, 1024x1024 (Belousov, arXiv:2104.04767)",
     ),
