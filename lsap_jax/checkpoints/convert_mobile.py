@@ -45,15 +45,20 @@ def convert(members: dict[str, bytes]) -> tuple[store.Tree, dict[str, Any]]:
         mapping = _mapping(mapping_graph)
         synthesis, noise, channels = _synthesis(synthesis_graph)
     except (IndexError, ValueError) as error:
-        raise CheckpointError(f"{synthesis_graph.name}: not MobileStyleGAN's shapes ({error})") from error
+        raise CheckpointError(f"{synthesis_graph.name}: not MobileStyleGAN's layout ({error})") from error
     arch = mobile.MobileStyleGAN(
         channels=channels,
         z_dim=mapping["fc0"]["weight"].shape[0],
         w_dim=synthesis["image"]["affine"]["weight"].shape[0],
         mapping_layers=len(mapping),
     )
+    params = {"mapping": mapping, "synthesis": synthesis}
+    wanted = {key: tuple(shape.tolist()) for key, shape in store.flatten(mobile.param_shapes(arch)).items()}
+    for key, value in store.flatten(params).items():
+        if value.shape != wanted.get(key):
+            raise CheckpointError(f"{synthesis_graph.name}: {key} has shape {value.shape}, not {wanted.get(key)}")
     tree = {
-        "params": {"mapping": mapping, "synthesis": synthesis},
+        "params": params,
         "w_avg": _mean_w(mapping),
         "noise": {str(i): n for i, n in enumerate(noise)},
     }

@@ -18,6 +18,7 @@ row the last block.
 
 import dataclasses
 import functools
+import itertools
 from typing import Any, ClassVar
 
 import jax
@@ -156,6 +157,34 @@ def from_record(record: dict[str, Any]) -> MobileStyleGAN:
         return MobileStyleGAN(**fields)
     except (KeyError, TypeError, ValueError) as error:
         raise ConfigError(f"not a record of a MobileStyleGAN: {error}") from error
+
+
+def param_shapes(arch: MobileStyleGAN) -> dict[str, Any]:
+    """The params tree with shapes for leaves."""
+
+    def linear(i, o):
+        return {"weight": (i, o), "bias": (o,)}
+
+    def styled(i, o, kernels):
+        return {"affine": linear(arch.w_dim, i), **kernels, "bias": (o,), "noise_strength": ()}
+
+    def separable(i, o):
+        return styled(i, o, {"depthwise": (3, 3, i), "pointwise": (i, o)})
+
+    widths = [arch.z_dim, *[arch.w_dim] * arch.mapping_layers]
+    mapping = {f"fc{index}": linear(i, o) for index, (i, o) in enumerate(itertools.pairwise(widths))}
+    first, last = arch.channels[0], arch.channels[-1]
+    synthesis: dict[str, Any] = {
+        "b4": {"const": (4, 4, first), "conv": styled(first, first, {"weight": (3, 3, first, first)})}
+    }
+    for index, (i, o) in enumerate(itertools.pairwise(arch.channels), start=1):
+        synthesis[f"b{4 << index}"] = {
+            "up": linear(arch.w_dim, i),
+            "conv_a": separable(i // 4, o),
+            "conv_b": separable(o, o),
+        }
+    synthesis["image"] = {"affine": linear(arch.w_dim, last), **linear(last, 12)}
+    return {"mapping": mapping, "synthesis": synthesis}
 
 
 def _styled(conv: Any, x: jax.Array, style: jax.Array, noise: jax.Array | None) -> jax.Array:
