@@ -30,7 +30,8 @@ SMALLEST = 128  # pixels, side of an aligned image
 MEAN_FACE = np.array(
     [[0.225492, 0.215990], [0.754761, 0.215990], [0.490127, 0.515625], [0.254149, 0.780233], [0.726104, 0.780233]]
 )
-TEMPLATE = (MEAN_FACE + PADDING) / (1 + 2 * PADDING) * SIZE  # the same in pixels of the chip
+# The same in pixels of the chip, whose first has its centre at 0 (so dlib's cutting has it, measured at scale 1).
+TEMPLATE = (MEAN_FACE + PADDING) / (1 + 2 * PADDING) * SIZE - 0.5
 
 # FFHQ's rule applied to that mean face: its crop is centred a tenth of the way from the eyes to the mouth, and
 # its half side is max(2 |eye to eye|, 1.8 |eyes to mouth|). All in units of the face's box.
@@ -88,8 +89,8 @@ def chip(image: jax.Array, landmarks: np.ndarray) -> jax.Array:
 
     Args:
       image: (H, W, 3) in [-1, 1].
-      landmarks: (5, 2) x and y in pixels of the photo, as from `data.detect`: centres of the left and right eye, tip
-        of the nose, left and right corner of the mouth.
+      landmarks: (5, 2) x and y in pixels of the photo, the first pixel's centre at 0, as from `data.detect`: centres of
+        the left and right eye, tip of the nose, left and right corner of the mouth.
 
     Returns:
       (150, 150, 3).

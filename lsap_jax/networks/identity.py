@@ -122,7 +122,8 @@ def _embed_arcface(recogniser: ArcFace, images: jax.Array) -> jax.Array:
     rows, columns = ARCFACE_CROP
     faces = resize.area(images, ARCFACE_RESOLUTION)[:, rows, columns]
     faces = resize.adaptive_average_pool(faces, ARCFACE_INPUT)
-    description: Any = ir_se.ArcFace(recogniser.stages).apply(recogniser.variables, faces)
+    embedding = recogniser.variables["params"]["dense"]["bias"].size
+    description: Any = ir_se.ArcFace(recogniser.stages, embedding).apply(recogniser.variables, faces)
     return _unit(description)
 
 
