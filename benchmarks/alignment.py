@@ -2,8 +2,8 @@
 
     python benchmarks/alignment.py --images FOLDER --out DIR [--steps 60] [--presets projector-w+ lsap-calibrated lsap]
 
-Every preset renders with the generator's stored noise, so that codes alone are compared. Prints one JSON line for each
-photo and preset, then one for each preset: the mean LPIPS-VGG and ID, and the layers' z-scores averaged over the photos.
+Every preset renders with the stored noise, so that codes alone are compared. Prints a JSON line for each photo and
+preset, then one for each preset: mean LPIPS-VGG and ID, and the z-scores of layers averaged over the photos.
 DIR keeps the pictures, and what it has is not computed again.
 """
 
