@@ -1,7 +1,8 @@
 """dlib's face descriptor: a 29-layer residual network that maps an aligned face to 128 numbers (D. King, 2017).
 
 The network is `dlib_face_recognition_resnet_model_v1`, public domain (CC0), with its affine layers folded into
-the convolutions before them. Descriptors of one person lie within a Euclidean distance of about 0.6.
+the convolutions before them. Descriptors of one person lie within a Euclidean distance of about 0.6. Against
+dlib 20.0.1 on the same pixels (eight real chips and one of noise) no number differs by more than 4e-7.
 
 It wants a *chip*: 150 x 150 pixels around the face, turned upright, with the landmarks at fixed places. `chip`
 cuts one from any photo by five landmarks; `aligned_chips` from images in FFHQ's alignment, where the cut is the
