@@ -9,6 +9,7 @@ import json
 import os
 import pathlib
 import platform
+import resource
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -34,16 +35,33 @@ def interleave(fns: dict[str, Callable[[], Any]], repeats: int, warmup: int = 2)
       warmup: rounds before them that are not counted (compilation, caches, thread pools).
 
     Returns:
-      {name: {"min": seconds, "median": seconds}}.
+      {name: {"min": seconds, "median": seconds, "cpu": processor seconds of all threads, the least of all rounds}}.
+      On a machine that others use, "cpu" is the steadiest of the three.
     """
-    seconds: dict[str, list[float]] = {name: [] for name in fns}
+    wall: dict[str, list[float]] = {name: [] for name in fns}
+    cpu: dict[str, list[float]] = {name: [] for name in fns}
     for turn in range(warmup + repeats):
         for name, fn in list(fns.items())[:: 1 if turn % 2 == 0 else -1]:
-            start = time.perf_counter()
+            start, cpu_start = time.perf_counter(), time.process_time()
             jax.block_until_ready(fn())
             if turn >= warmup:
-                seconds[name].append(time.perf_counter() - start)
-    return {name: {"min": min(t), "median": statistics.median(t)} for name, t in seconds.items()}
+                wall[name].append(time.perf_counter() - start)
+                cpu[name].append(time.process_time() - cpu_start)
+    return {name: {"min": min(t), "median": statistics.median(t), "cpu": min(cpu[name])} for name, t in wall.items()}
+
+
+def peak_memory() -> float:
+    """Peak memory of this process so far, in GiB.
+
+    From the kernel's own record of this program, where there is one: `ru_maxrss` of a child process starts at what its
+    parent held.
+    """
+    status = pathlib.Path("/proc/self/status")
+    if status.exists():
+        lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
+        return int(lines["VmHWM"].split()[0]) / 2**20
+    scale = 2**30 if platform.system() == "Darwin" else 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / scale
 
 
 def machine(packages: Sequence[str] = ()) -> dict[str, Any]:
