@@ -8,8 +8,11 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 import jax
 import pytest
 
+from lsap_jax import cache
+
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_default_matmul_precision", "highest")
+cache.keep_compiled_programs()  # most of the suite's time is compilation
 
 
 @pytest.fixture(autouse=True)
@@ -26,7 +29,7 @@ def _weights(request):
             pretrained.fetch(name)
         except FetchError as error:
             if os.environ.get("CI"):
-                raise
+                raise  # there a missing weight must not hide behind a skip
             pytest.skip(f"{name} is not here: {error}")
 
 
