@@ -11,7 +11,6 @@ processes: one with an empty cache of compiled programs, one with the cache that
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -20,7 +19,7 @@ import time
 import jax
 import jax.numpy as jnp
 import numpy as np
-from timing import emit, interleave, machine
+from timing import emit, interleave, machine, peak_memory
 
 from lsap_jax import objectives, pretrained
 from lsap_jax.data import resize
@@ -79,7 +78,7 @@ def one_step(preset):
     times = []
     photo = jnp.asarray(np.random.RandomState(0).uniform(-1, 1, (1, 1024, 1024, 3)), jnp.float32)
     optimize.run(method, G, photo, judges=judges, progress=lambda *_: times.append(time.perf_counter()))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    peak = peak_memory()
     return {"loading_s": loaded - began, "to_first_step_s": times[0] - loaded, "peak_memory_gib": peak}
 
 
