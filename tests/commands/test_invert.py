@@ -109,7 +109,7 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_result(generator, photos, t
     subprocess.run([*program, photos, straight], check=True, capture_output=True, timeout=300)
     seconds = time.monotonic() - began
     delays, last = random.Random(0), len(results.finished(straight))
-    for _ in range(4):
+    for _ in range(3):
         run = subprocess.Popen([*program, photos, killed], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         time.sleep(delays.uniform(0.3, 0.8) * seconds)
         run.send_signal(signal.SIGKILL)
