@@ -79,8 +79,9 @@ def test_noise_regulariser_and_schedule_are_the_references():
     np.testing.assert_allclose(rates, want["lr_t_step_over_1000_initial_0.1"], atol=1e-7)
 
 
-@pytest.mark.fast
-@pytest.mark.parametrize("method", [METHOD, NOISY], ids=["jitter", "noise"])
+@pytest.mark.parametrize(
+    "method", [pytest.param(METHOD, id="jitter", marks=pytest.mark.fast), pytest.param(NOISY, id="noise")]
+)
 def test_a_batch_equals_the_single_runs(own_cache, method):
     G = tiny.shallow()
     photos = tiny.photos(G, 3)
@@ -102,7 +103,6 @@ def test_equal_seeds_give_equal_bits_and_others_do_not(own_cache):
     assert not np.array_equal(first.ws, optimize.run(METHOD, G, photos, seed=4).ws)
 
 
-@pytest.mark.fast
 def test_steps_in_one_compiled_call_change_nothing(own_cache):
     G = tiny.shallow()
     photos = tiny.photos(G, 2)

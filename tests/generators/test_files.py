@@ -9,9 +9,8 @@ from lsap_jax.checkpoints import store
 from lsap_jax.errors import CheckpointError, ConfigError
 from lsap_jax.generators import files
 
-pytestmark = pytest.mark.fast
 
-
+@pytest.mark.fast
 def test_a_generator_comes_back_as_it_was(tmp_path):
     G = tiny.generator()
     files.save(tmp_path / "g.npz", G, {"licence": "CC0"})
@@ -23,6 +22,7 @@ def test_a_generator_comes_back_as_it_was(tmp_path):
     assert store.load(tmp_path / "g.npz")[1]["licence"] == "CC0"
 
 
+@pytest.mark.fast
 def test_the_fingerprint_sees_weights_and_noise_but_not_names_or_statistics():
     G = tiny.generator()
     assert G.fingerprint == G.replace(name="x", w_avg=G.w_avg + 1).fingerprint
@@ -33,6 +33,7 @@ def test_the_fingerprint_sees_weights_and_noise_but_not_names_or_statistics():
     assert G.fingerprint != G.replace(params=tuned).fingerprint
 
 
+@pytest.mark.fast
 def test_what_is_wrong_with_a_file_is_named(tmp_path):
     G = tiny.generator()
     path = tmp_path / "g.npz"
@@ -53,6 +54,7 @@ def test_what_is_wrong_with_a_file_is_named(tmp_path):
         lj.load_generator(path)
 
 
+@pytest.mark.fast
 def test_wrong_arguments_are_named_with_the_cure():
     G = tiny.generator()
     ws = G.broadcast(G.w_avg[None])
