@@ -19,12 +19,14 @@ far slower.
 All images are NHWC, all kernels HWIO.
 """
 
+import functools
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.custom_derivatives import SymbolicZero
 
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 LEAK, GAIN = 0.2, 2.0**0.5
@@ -49,16 +51,53 @@ def dense(params: dict[str, jax.Array], x: jax.Array, lr_multiplier: float = 1.0
     return y + (bias * lr_multiplier).reshape((1,) * (y.ndim - 1) + bias.shape)
 
 
-def conv(x: jax.Array, kernel: jax.Array, stride: int = 1, padding: str | Sequence = "SAME") -> jax.Array:
-    """Plain convolution in the dtype of `x`, summed in float32."""
-    return lax.conv_general_dilated(
-        x,
-        kernel.astype(x.dtype),
-        (stride, stride),
-        padding,
-        dimension_numbers=DIMENSIONS,
-        preferred_element_type=jnp.float32,
-    )
+def conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Convolution that keeps the size, forward and backward in the dtype of `x`."""
+    return _conv(x, kernel, 1, "SAME")
+
+
+def _conv(x, kernel, stride, padding):
+    kernel = kernel.astype(x.dtype)
+    return lax.conv_general_dilated(x, kernel, (stride, stride), padding, dimension_numbers=DIMENSIONS)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3))
+def padded_conv(x: jax.Array, kernel: jax.Array, stride: int, padding: tuple[tuple[int, int], ...]) -> jax.Array:
+    """Convolution with any stride and padding, whose gradient to the kernel is a matrix product for each tap.
+
+    XLA on CPU has no fast form for the kernel's gradient where stride, padding or kernel are not the usual ones: the
+    gradient of a 256-pixel generator to its weights took fifteen times as long as that to its code.
+    """
+    return _conv(x, kernel, stride, padding)
+
+
+@functools.partial(padded_conv.defjvp, symbolic_zeros=True)
+def _padded_conv_jvp(stride, padding, primals, tangents):
+    (x, kernel), (dx, dkernel) = primals, tangents
+    y, terms = padded_conv(x, kernel, stride, padding), []
+    if not isinstance(dx, SymbolicZero):
+        terms.append(_conv(dx, kernel, stride, padding))
+    if not isinstance(dkernel, SymbolicZero):
+        padded = _pad(_pad(x, 1, *padding[0]), 2, *padding[1])
+        for i, j in np.ndindex(*kernel.shape[:2]):
+            rows = lax.slice_in_dim(padded, i, i + stride * (y.shape[1] - 1) + 1, stride, axis=1)
+            seen = lax.slice_in_dim(rows, j, j + stride * (y.shape[2] - 1) + 1, stride, axis=2)
+            terms.append(jnp.einsum("bhwi,io->bhwo", seen, dkernel[i, j].astype(x.dtype)))
+    return y, functools.reduce(jnp.add, terms) if terms else jnp.zeros_like(y)
+
+
+@jax.custom_jvp
+def conv_to_rgb(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """1x1 convolution with one kernel an image, to a few channels: (B, H, W, I), (B, I, O) -> (B, H, W, O) float32."""
+    return jnp.einsum("bhwi,bio->bhwo", x, kernel.astype(x.dtype), preferred_element_type=jnp.float32)
+
+
+@conv_to_rgb.defjvp
+def _conv_to_rgb_jvp(primals, tangents):
+    (x, kernel), (dx, dkernel) = primals, tangents
+    # The same product channel by channel: its transpose is elementwise, so fuses with the rest of the backward pass.
+    along_x = [jnp.sum(dx * per_channel(kernel[:, :, o]), axis=-1) for o in range(kernel.shape[-1])]
+    return conv_to_rgb(x, kernel), jnp.stack(along_x, axis=-1) + conv_to_rgb(x, dkernel)
 
 
 def fan_in_scale(kernel: jax.Array) -> float:
@@ -72,19 +111,15 @@ def demodulation(kernel: jax.Array, style: jax.Array) -> jax.Array:
     scale * rsqrt(scale^2 sum_{k,i} (w_{kio} s_i)^2 + 1e-8).
     """
     scale = fan_in_scale(kernel)
-    power = jnp.square(style) @ jnp.sum(jnp.square(kernel), axis=(0, 1))
+    # Tap by tap, which XLA fuses to one pass: its reduction over two short axes is far slower.
+    squares = sum(jnp.square(kernel[i, j]) for i in range(kernel.shape[0]) for j in range(kernel.shape[1]))
+    power = jnp.square(style) @ squares
     return scale * lax.rsqrt(scale**2 * power + 1e-8)
 
 
 def per_channel(v: jax.Array) -> jax.Array:
     """(C,) or (B, C) as a factor of an image (B, H, W, C)."""
-    return v.reshape(-1, 1, 1, v.shape[-1])
-
-
-def filter_gain(taps: Taps, gain: float) -> np.ndarray:
-    """The filter as correlation weights: flipped, summing to `gain`."""
-    flipped = np.asarray(taps[::-1], np.float64)
-    return flipped * (gain / flipped.sum())
+    return jnp.expand_dims(v, (0, 1, 2) if v.ndim == 1 else (1, 2))
 
 
 def _pad(x: jax.Array, axis: int, before: int, after: int) -> jax.Array:
@@ -92,13 +127,6 @@ def _pad(x: jax.Array, axis: int, before: int, after: int) -> jax.Array:
     config = [(0, 0, 0)] * x.ndim
     config[axis] = (before, after, 0)
     return lax.pad(x, jnp.zeros((), x.dtype), config)
-
-
-def _weighted_sum(terms: list[tuple[float, jax.Array]]) -> jax.Array:
-    total = terms[0][1] * terms[0][0]
-    for weight, x in terms[1:]:
-        total = total + x * weight
-    return total
 
 
 def interleave(phases: Sequence[jax.Array], axis: int) -> jax.Array:
@@ -109,50 +137,54 @@ def interleave(phases: Sequence[jax.Array], axis: int) -> jax.Array:
     return lax.collapse(jnp.stack(phases, axis + 1), axis, axis + 2)
 
 
-def fir(x: jax.Array, taps: Taps, pad: tuple[int, int], axis: int, down: int = 1, gain: float = 1.0) -> jax.Array:
-    """Pad one spatial axis with zeros, filter it, take every `down`-th sample."""
-    weights = filter_gain(taps, gain)
-    x = _pad(x, axis, *pad)
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2, 3))
+def correlate(x: jax.Array, weights: tuple[float, ...], axis: int, down: int = 1) -> jax.Array:
+    """y[i] = sum_j weights[j] x[down i + j] along one axis, wherever all samples exist.
+
+    A sum of slices, which XLA fuses to one pass. The transpose that JAX would derive is a sum of padded arrays, each
+    made in a pass of its own; the derivative is therefore written as a sum of pads, whose transpose is one of slices.
+    """
     length = (x.shape[axis] - len(weights)) // down + 1
-    return _weighted_sum(
-        [
-            (w, lax.slice_in_dim(x, j, j + down * (length - 1) + 1, stride=down, axis=axis))
-            for j, w in enumerate(weights)
-        ]
-    )
+    terms = [
+        lax.slice_in_dim(x, j, j + down * (length - 1) + 1, stride=down, axis=axis) * w for j, w in enumerate(weights)
+    ]
+    return functools.reduce(jnp.add, terms)
 
 
-def fir2d(x: jax.Array, taps: Taps, pad: tuple[int, int], down: int = 1, gain: float = 1.0) -> jax.Array:
-    """`fir` along rows, then columns; `gain` for each axis."""
-    return fir(fir(x, taps, pad, 1, down, gain), taps, pad, 2, down, gain)
+@correlate.defjvp
+def _correlate_jvp(weights, axis, down, primals, tangents):
+    (x,), (dx,) = primals, tangents
+    n = len(weights)
+    length = (x.shape[axis] - n) // down + 1
+    full = functools.reduce(jnp.add, [_pad(dx * w, axis, n - 1 - j, j) for j, w in enumerate(weights)])
+    tangent = lax.slice_in_dim(full, n - 1, n - 1 + down * (length - 1) + 1, stride=down, axis=axis)
+    return correlate(x, weights, axis, down), tangent
 
 
-def _upsample(x: jax.Array, taps: Taps, axis: int) -> jax.Array:
-    """Twice as many samples along `axis`: zeros between, then the filter with gain 2."""
-    weights, before = filter_gain(taps, 2.0), (len(taps) + 1) // 2
-    phases = []
-    for phase in (0, 1):
-        # Output 2i + phase is the sum over j of weights[j] u[2i + phase + j - before], where u[2i] = x[i].
-        terms = [(j + phase - before) // 2 for j in range(len(taps))]
-        used = [j for j in range(len(taps)) if (j + phase - before) % 2 == 0]
-        n = x.shape[axis]
-        lo, hi = min(terms[j] for j in used), max(terms[j] for j in used)
-        padded = _pad(x, axis, max(-lo, 0), max(hi, 0))
-        start = max(-lo, 0)
-        phases.append(
-            _weighted_sum(
-                [
-                    (weights[j], lax.slice_in_dim(padded, start + terms[j], start + terms[j] + n, axis=axis))
-                    for j in used
-                ]
-            )
-        )
-    return interleave(phases, axis)
+def _weights(taps: Taps, gain: float = 1.0) -> tuple[float, ...]:
+    """The filter as correlation weights: flipped, summing to `gain`."""
+    return tuple(gain * t / sum(taps) for t in reversed(taps))
+
+
+def fir2d(x: jax.Array, taps: Taps, pad: tuple[int, int], down: int = 1) -> jax.Array:
+    """Pad rows and columns with zeros, filter them, take every `down`-th sample."""
+    for axis in (1, 2):
+        x = correlate(_pad(x, axis, *pad), _weights(taps), axis, down)
+    return x
 
 
 def upsample2d(x: jax.Array, taps: Taps) -> jax.Array:
     """(B, H, W, C) -> (B, 2H, 2W, C), the mean kept: zeros between samples, then the filter with gain 2 per axis."""
-    return _upsample(_upsample(x, taps, 1), taps, 2)
+    weights, before = _weights(taps, 2.0), (len(taps) + 1) // 2
+    for axis in (1, 2):
+        phases = []
+        for phase in (0, 1):
+            # Output 2i + phase is the sum over j of weights[j] u[2i + phase + j - before], where u[2i] = x[i].
+            first = (before - phase) % 2
+            own, start = weights[first::2], (phase + first - before) // 2
+            phases.append(correlate(_pad(x, axis, -start, len(own) - 1 + start), own, axis))
+        x = interleave(phases, axis)
+    return x
 
 
 def downsample2d(x: jax.Array, taps: Taps) -> jax.Array:
@@ -161,35 +193,33 @@ def downsample2d(x: jax.Array, taps: Taps) -> jax.Array:
     return fir2d(x, taps, ((n - 1) // 2, (n - 2) // 2), down=2)
 
 
-def transposed_conv_phases(x: jax.Array, kernel: jax.Array) -> list[list[jax.Array]]:
-    """The transposed 3x3 convolution of stride 2, as its four phases.
-
-    z[2i + k] += x[i] w[k] along both axes, (B, H, W, I) -> (B, 2H + 1, 2W + 1, O). Sample 2i of an axis sees taps 0
-    and 2, sample 2i + 1 sees tap 1 alone; so the phases are small dense convolutions with nine taps a pixel of `x`.
-
-    Returns:
-      [[even/even, even/odd], [odd/even, odd/odd]] of sizes H + 1 or H, W + 1 or W.
-    """
-    taps = (slice(None, None, -2), slice(1, 2))  # phase 0: taps 2 and 0, at x[i - 1] and x[i]
-    pads = ((1, 1), (0, 0))
-    return [[conv(x, kernel[taps[a], taps[b]], padding=(pads[a], pads[b])) for b in (0, 1)] for a in (0, 1)]
-
-
 def upsample_conv(x: jax.Array, kernel: jax.Array, taps: Taps) -> jax.Array:
-    """Transposed 3x3 convolution of stride 2, then the filter with gain 2 per axis: (B, H, W, I) -> (B, 2H, 2W, O).
+    """Transposed 3x3 convolution of stride 2, then the filter with gain 2 per axis: (B, H, W, I) -> (B, 2H, 2W, O) float32.
+
+    The transposed convolution z[2i + k] += x[i] w[k] is computed in phases: along each axis sample 2i sees taps 0 and 2,
+    sample 2i + 1 sees tap 1 alone, so four small dense convolutions with nine taps in all make a 2x2 cell of z. The
+    zeros that the filter needs around z come from wider padding of these convolutions.
 
     The stored kernel is used as it is (no flip), as in both reference implementations.
     """
-    phases = transposed_conv_phases(x, kernel)
-    z = interleave([interleave(row, 2) for row in _even_sizes(phases)], 1)
-    z = z[:, :-1, :-1]
-    n = len(taps)
-    return fir2d(z, taps, ((n - 1) // 2, (n - 2) // 2), gain=2.0)
+    n, (height, width) = len(taps), x.shape[1:3]
+    before, after = (n - 1) // 2, (n - 2) // 2
+    order = (0, 1) if before % 2 == 0 else (1, 0)  # of z[-before], the first sample that the filter needs
 
+    def padding(phase, size):
+        first = -((before + phase) // 2)  # the first z[2 first + phase] needed
+        cells = size + 1 + (before + after) // 2
+        left = 1 - first if phase == 0 else -first
+        return left, cells + (phase == 0) - size - left
 
-def _even_sizes(phases: list[list[jax.Array]]) -> list[list[jax.Array]]:
-    """Odd phases padded by one zero to the size of the even ones."""
-    return [[_pad(_pad(p, 1, 0, a), 2, 0, b) for b, p in enumerate(row)] for a, row in enumerate(phases)]
+    def convolved(a, b):
+        kept = (slice(None, None, -2), slice(1, 2))  # even phase: taps 2 and 0, at x[i - 1] and x[i]
+        return padded_conv(x, kernel[kept[a], kept[b]], 1, (padding(a, height), padding(b, width)))
+
+    z = interleave([interleave([convolved(a, b) for b in order], 2) for a in order], 1).astype(jnp.float32)
+    for axis, size in ((1, height), (2, width)):
+        z = correlate(lax.slice_in_dim(z, 0, 2 * size + n - 1, axis=axis), _weights(taps, 2.0), axis)
+    return z
 
 
 def downsample_conv(x: jax.Array, kernel: jax.Array, taps: Taps) -> jax.Array:
@@ -198,4 +228,4 @@ def downsample_conv(x: jax.Array, kernel: jax.Array, taps: Taps) -> jax.Array:
     if k == 1:
         return conv(downsample2d(x, taps), kernel)
     pad = ((n - 1) // 2 + k // 2, (n - 2) // 2 + k // 2)
-    return conv(fir2d(x, taps, pad), kernel, stride=2, padding="VALID")
+    return padded_conv(fir2d(x, taps, pad), kernel, 2, ((0, 0), (0, 0)))

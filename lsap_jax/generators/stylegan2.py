@@ -179,7 +179,7 @@ class StyleGAN2:
         kernel = p["weight"]
         x = (x * ops.per_channel(style)).astype(self.activation_dtype)
         y = ops.upsample_conv(x, kernel, self.resample_filter) if upsample else ops.conv(x, kernel)
-        y = y * ops.per_channel(ops.demodulation(kernel, style))
+        y = y.astype(jnp.float32) * ops.per_channel(ops.demodulation(kernel, style))
         if noise is not None:
             y = y + noise * p["noise_strength"]
         y = ops.leaky_relu(y + ops.per_channel(p["bias"])) * gain
@@ -189,11 +189,11 @@ class StyleGAN2:
         """Modulated 1x1 convolution without demodulation, + bias; in float32."""
         kernel = p["weight"][0, 0]
         kernel = style[:, :, None] * (kernel * kernel.shape[0] ** -0.5)[None]
-        y = jnp.einsum("bhwi,bio->bhwo", x, kernel.astype(x.dtype), preferred_element_type=jnp.float32)
-        return self._clamped(y + ops.per_channel(p["bias"]))
+        return self._clamped(ops.conv_to_rgb(x, kernel) + ops.per_channel(p["bias"]))
 
     def _shortcut(self, kernel, x):
-        return ops.upsample2d(ops.conv(x, kernel), self.resample_filter) * ops.fan_in_scale(kernel)
+        y = ops.conv(x, kernel).astype(jnp.float32)
+        return ops.upsample2d(y, self.resample_filter) * ops.fan_in_scale(kernel)
 
     def _clamped(self, x, gain=1.0):
         return x if self.conv_clamp is None else jnp.clip(x, -self.conv_clamp * gain, self.conv_clamp * gain)

@@ -12,13 +12,15 @@ et al. 2018, arXiv 1710.10196). Groups are strided: of B images in groups of g, 
 
 import dataclasses
 import functools
+import os
 from typing import Any, ClassVar
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 
-from lsap_jax.errors import ConfigError
+from lsap_jax.checkpoints import store
+from lsap_jax.errors import CheckpointError, ConfigError
 from lsap_jax.generators import ops
 
 ARCHITECTURES = ("resnet", "skip", "orig")
@@ -161,6 +163,34 @@ def _random_weights(key, sizes):
         scale = 1.0 / sizes.mapping_lr_multiplier if names[0] == "mapping" and names[1] != "embed" else 1.0
         values.append(jnp.zeros(shape) if names[-1] == "bias" else jax.random.normal(k, shape) * scale)
     return treedef.unflatten(values)
+
+
+def save(path: str | os.PathLike, D: Discriminator, meta: dict[str, Any] | None = None) -> None:
+    """Write a discriminator with its sizes as `.npz`; `meta` adds source, licence and the like.
+
+    Raises:
+      OSError: if the file cannot be written.
+    """
+    record = {"kind": D.sizes.kind, "name": D.name, "sizes": dataclasses.asdict(D.sizes)}
+    store.save(path, {"params": jax.device_get(D.params)}, {**(meta or {}), **record})
+
+
+def load(path: str | os.PathLike) -> Discriminator:
+    """Read a discriminator written by `save`.
+
+    Raises:
+      CheckpointError: if the file is missing, damaged, or holds no discriminator of these sizes.
+    """
+    tree, meta = store.load(path)
+    if meta.get("kind") != DiscriminatorSizes.kind:
+        raise CheckpointError(f"{path}: holds a {meta.get('kind', 'tree of unknown kind')!r}, not a discriminator")
+    record = dict(meta["sizes"])
+    record["channels"] = tuple((r, c) for r, c in record["channels"])
+    record["resample_filter"] = tuple(record["resample_filter"])
+    sizes = DiscriminatorSizes(**record)
+    if jax.tree.map(jnp.shape, tree["params"]) != param_shapes(sizes):
+        raise CheckpointError(f"{path}: its weights have other shapes than its sizes say; convert the checkpoint again")
+    return Discriminator(jax.tree.map(jnp.asarray, tree["params"]), sizes, name=meta.get("name") or os.fspath(path))
 
 
 def _conv(sizes, p, x, down=False, gain=1.0):

@@ -1,0 +1,115 @@
+"""StyleGAN2's discriminator against golden outputs of both public implementations, and its properties."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from golden import assert_close, assert_close_l2, expected, nhwc, state_dict, to_float
+
+from lsap_jax.checkpoints.convert_stylegan2 import discriminator_from_checkpoint
+from lsap_jax.checkpoints.nvidia_pickle import Module
+from lsap_jax.errors import CheckpointError, ConfigError
+from lsap_jax.networks import discriminators
+from lsap_jax.networks.discriminators import DiscriminatorSizes
+
+WIDTHS = {4: 512, 8: 512, 16: 512, 32: 512, 64: 512, 128: 256, 256: 128, 512: 64, 1024: 32}
+TINY = DiscriminatorSizes(8, ((4, 4), (8, 3)))
+
+
+@jax.jit
+def judged(D, images, labels=None):
+    return D(images, labels)
+
+
+@jax.jit
+def gradient(D, images, labels=None):
+    return jax.grad(lambda images: jnp.sum(D(images, labels)))(images)
+
+
+@jax.jit
+def penalty_gradient(D, images):
+    """R1 = mean over images of |gradient to the image|^2, and its gradient to the first and the last weights."""
+
+    def penalty(first, last):
+        blocks = {**D.params, "b64": {**D.params["b64"], "fromrgb": first}, "b4": {**D.params["b4"], "out": last}}
+        own = jax.grad(lambda images: jnp.sum(D.replace(params=blocks)(images)))(images)
+        return jnp.mean(jnp.sum(own**2, axis=(1, 2, 3)))
+
+    return jax.value_and_grad(penalty, argnums=(0, 1))(D.params["b64"]["fromrgb"], D.params["b4"]["out"])
+
+
+def test_rosinality():
+    D, e = discriminator_from_checkpoint({"d": state_dict("b_disc64")}, "b"), expected("b_disc64")
+    images = jnp.asarray(to_float(e["in_x_u8"]))
+    for batch in (1, 2, 4, 8):
+        assert_close(judged(D, images[:batch])[:, None], e[f"logits_b{batch}"])
+    assert_close_l2(gradient(D, images[:4])[:, ::2, ::2], nhwc(e["grad_x_b4"]), 1e-3)
+    penalty, (to_first, to_last) = penalty_gradient(D, images[:4])
+    assert_close(penalty, e["r1_penalty_b4_f64"], 1e-4)
+    assert_close_l2(to_first["weight"][0, 0].T, e["r1_grad_convs_0_0_weight"][..., 0, 0], 1e-3)
+    assert_close_l2(to_last["weight"].T, e["r1_grad_final_linear_1_weight"], 1e-3)
+
+
+NVIDIA = ["g_nvdisc64_tiny", "g_nvdisc64_tiny_cond", "g_nvdisc64_tiny_skip"]
+
+
+@pytest.mark.parametrize("case", [pytest.param(c, marks=pytest.mark.fast) for c in NVIDIA] + ["g_nvdisc64_configf"])
+def test_nvidia(case):
+    D = discriminator_from_checkpoint({"D": Module("Discriminator", (), {}, state_dict(case), {})}, case)
+    e = expected(case)
+    images = jnp.asarray(to_float(e["in_x_u8"]))
+    labels = jnp.eye(8, 10) if case.endswith("cond") else None
+    assert D.sizes.architecture == ("skip" if case.endswith("skip") else "resnet")
+    for batch in (1, 4, 8):
+        got = judged(D, images[:batch], None if labels is None else labels[:batch])
+        assert_close(got[:, None], e[f"logits_b{batch}"])
+    own = gradient(D, images[:4], None if labels is None else labels[:4])
+    assert_close_l2(own[:, ::4, ::4], nhwc(e["grad_x_b4_stride4"]), 1e-3)
+    assert_close(jnp.sum(own**2, axis=(1, 2, 3)), e["r1_penalty_per_sample_b4"], 1e-3)
+
+
+@pytest.mark.fast
+def test_size_at_1024():
+    shapes = discriminators.param_shapes(DiscriminatorSizes(1024, tuple(WIDTHS.items())))
+    leaves = jax.tree.leaves(shapes, is_leaf=lambda x: isinstance(x, tuple))
+    assert sum(int(np.prod(shape)) for shape in leaves) == 29_012_513
+
+
+@pytest.mark.fast
+def test_deviation_groups_are_strided():
+    x = np.zeros((8, 2, 2, 3), np.float32)
+    x[[1, 3, 5, 7]] = np.arange(4, dtype=np.float32).reshape(4, 1, 1, 1)  # group of the odd images differs
+    feature = np.asarray(discriminators.minibatch_deviation(jnp.asarray(x)))
+    assert feature.shape == (8, 2, 2, 1)
+    np.testing.assert_allclose(feature[::2], 1e-4, rtol=1e-5)
+    np.testing.assert_allclose(feature[1::2], np.std(np.arange(4)), rtol=1e-6)
+    whole = np.asarray(discriminators.minibatch_deviation(jnp.asarray(x), group=0))
+    np.testing.assert_allclose(whole, np.sqrt(x.var(0) + 1e-8).mean(), rtol=1e-5)
+
+
+@pytest.mark.fast
+def test_a_file_keeps_it(tmp_path):
+    D = discriminators.init(jax.random.key(0), TINY)
+    discriminators.save(tmp_path / "d.npz", D, {"licence": "none"})
+    again = discriminators.load(tmp_path / "d.npz")
+    assert again.sizes == TINY
+    images = jax.random.normal(jax.random.key(1), (4, 8, 8, 3))
+    np.testing.assert_array_equal(judged(D, images), judged(again, images))
+    assert np.std(judged(D, images)) > 0
+    discriminators.save(tmp_path / "other.npz", D.replace(params={**D.params, "b4": {}}))
+    with pytest.raises(CheckpointError, match=r"other\.npz: its weights have other shapes"):
+        discriminators.load(tmp_path / "other.npz")
+
+
+@pytest.mark.fast
+def test_wrong_input_is_refused():
+    D = discriminators.init(jax.random.key(0), TINY)
+    with pytest.raises(ConfigError, match=r"\(2, 9, 9, 3\)"):
+        D(jnp.zeros((2, 9, 9, 3)))
+    with pytest.raises(ConfigError, match="labels"):
+        D(jnp.zeros((2, 8, 8, 3)), jnp.zeros((2, 3)))
+    with pytest.raises(ConfigError, match="groups of 4"):
+        D(jnp.zeros((6, 8, 8, 3)))
+    for fields in ({"resolution": 12}, {"channels": ((4, 4),)}, {"architecture": "x"}):
+        with pytest.raises(ConfigError):
+            DiscriminatorSizes(**{"resolution": 8, "channels": TINY.channels, **fields})
