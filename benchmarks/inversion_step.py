@@ -42,8 +42,8 @@ def parts(G, judges, method, states, target):
     def picture_terms(judges, image, target):
         def loss(image):
             small = resize.area(image, method.resolution)
-            distance = judges.lpips_vgg.distance(judges.lpips_vgg.features(small), target["lpips_vgg"][0])
-            return distance.sum() + jnp.square(small - target["l2"][0]).mean()
+            distance = judges.lpips_vgg.distance(judges.lpips_vgg.features(small), target["lpips_vgg"])
+            return distance.sum() + jnp.square(small - target["l2"]).mean()
 
         return jax.value_and_grad(loss)(image)
 
@@ -63,7 +63,7 @@ def parts(G, judges, method, states, target):
     return {
         "step": lambda: step(G, judges, states, target),
         "generator forward and gradient": lambda: generator(G, ws, cotangent),
-        "lpips and l2 with gradient": lambda: picture_terms(judges, image, target),
+        "lpips and l2 with gradient": lambda: picture_terms(judges, image, jax.tree.map(lambda t: t[0], target)),
         "alignment with gradient": lambda: code_terms(judges, G, ws),
     }
 
