@@ -20,7 +20,9 @@ All images are NHWC, all kernels HWIO.
 """
 
 import functools
+import math
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -32,6 +34,14 @@ DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 LEAK, GAIN = 0.2, 2.0**0.5
 
 Taps = tuple[float, ...]
+
+
+def random_tree(key: jax.Array, shapes: Any) -> Any:
+    """A tree of shapes (tuples) -> the same tree of standard normal arrays, out of one draw, which compiles fast."""
+    leaves, treedef = jax.tree.flatten(shapes, is_leaf=lambda x: isinstance(x, tuple))
+    sizes = [math.prod(shape) for shape in leaves]
+    parts = jnp.split(jax.random.normal(key, (sum(sizes),)), np.cumsum(sizes)[:-1])
+    return treedef.unflatten([part.reshape(shape) for part, shape in zip(parts, leaves, strict=True)])
 
 
 def leaky_relu(x: jax.Array) -> jax.Array:
@@ -102,7 +112,7 @@ def _conv_to_rgb_jvp(primals, tangents):
 
 def fan_in_scale(kernel: jax.Array) -> float:
     """1/sqrt(fan-in) of an HWIO kernel: the factor of an equalised convolution."""
-    return 1.0 / float(np.prod(kernel.shape[:-1])) ** 0.5
+    return math.prod(kernel.shape[:-1]) ** -0.5
 
 
 def demodulation(kernel: jax.Array, style: jax.Array) -> jax.Array:
@@ -194,13 +204,21 @@ def downsample2d(x: jax.Array, taps: Taps) -> jax.Array:
 
 
 def upsample_conv(x: jax.Array, kernel: jax.Array, taps: Taps) -> jax.Array:
-    """Transposed 3x3 convolution of stride 2, then the filter with gain 2 per axis: (B, H, W, I) -> (B, 2H, 2W, O) float32.
+    """Transposed 3x3 convolution of stride 2, then the filter with gain 2 per axis.
 
-    The transposed convolution z[2i + k] += x[i] w[k] is computed in phases: along each axis sample 2i sees taps 0 and 2,
-    sample 2i + 1 sees tap 1 alone, so four small dense convolutions with nine taps in all make a 2x2 cell of z. The
+    The transposed convolution z[2i + k] += x[i] w[k] is computed in phases: along each axis sample 2i sees taps 0 and
+    2, sample 2i + 1 sees tap 1 alone, so four small dense convolutions with nine taps in all make a 2x2 cell of z. The
     zeros that the filter needs around z come from wider padding of these convolutions.
 
     The stored kernel is used as it is (no flip), as in both reference implementations.
+
+    Args:
+      x: (B, H, W, I).
+      kernel: (3, 3, I, O), used in the dtype of `x`.
+      taps: of the filter.
+
+    Returns:
+      (B, 2H, 2W, O) float32; filtered in float32.
     """
     n, (height, width) = len(taps), x.shape[1:3]
     before, after = (n - 1) // 2, (n - 2) // 2

@@ -256,19 +256,14 @@ def init(key: jax.Array, arch: StyleGAN2) -> Generator:
 
 @functools.partial(jax.jit, static_argnums=1)
 def _random_weights(key, arch):
-    leaves, treedef = jax.tree.flatten_with_path(param_shapes(arch), is_leaf=lambda x: isinstance(x, tuple))
-    noise_key, *keys = jax.random.split(key, len(leaves) + 1)
+    def scaled(path, x):
+        names = [entry.key for entry in path]
+        if names[-1] in ("bias", "noise_strength"):
+            return jnp.full_like(x, 1.0 if names[-2] == "affine" else 0.0)
+        return x / arch.mapping_lr_multiplier if names[0] == "mapping" and names[1] != "embed" else x
 
-    def leaf(path, shape, key):
-        *parents, name = (entry.key for entry in path)
-        if name in ("bias", "noise_strength"):
-            return jnp.full(shape, 1.0 if parents[-1] == "affine" else 0.0)
-        scale = 1.0 / arch.mapping_lr_multiplier if parents[0] == "mapping" and parents[-1] != "embed" else 1.0
-        return jax.random.normal(key, shape) * scale
-
-    params = treedef.unflatten([leaf(path, shape, k) for (path, shape), k in zip(leaves, keys, strict=True)])
-    noise_keys = jax.random.split(noise_key, len(arch.noise_shapes))
-    return params, tuple(jax.random.normal(k, s) for k, s in zip(noise_keys, arch.noise_shapes, strict=True))
+    weights, noise = ops.random_tree(key, [param_shapes(arch), list(arch.noise_shapes)])
+    return jax.tree.map_with_path(scaled, weights), tuple(noise)
 
 
 def mean_w(arch: StyleGAN2, params: Any, num_samples: int = 100_000, seed: int = 0) -> jax.Array:

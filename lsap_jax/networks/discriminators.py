@@ -156,13 +156,13 @@ def init(key: jax.Array, sizes: DiscriminatorSizes) -> Discriminator:
 
 @functools.partial(jax.jit, static_argnums=1)
 def _random_weights(key, sizes):
-    leaves, treedef = jax.tree.flatten_with_path(param_shapes(sizes), is_leaf=lambda x: isinstance(x, tuple))
-    values = []
-    for (path, shape), k in zip(leaves, jax.random.split(key, len(leaves)), strict=True):
+    def scaled(path, x):
         names = [entry.key for entry in path]
-        scale = 1.0 / sizes.mapping_lr_multiplier if names[0] == "mapping" and names[1] != "embed" else 1.0
-        values.append(jnp.zeros(shape) if names[-1] == "bias" else jax.random.normal(k, shape) * scale)
-    return treedef.unflatten(values)
+        if names[-1] == "bias":
+            return jnp.zeros_like(x)
+        return x / sizes.mapping_lr_multiplier if names[0] == "mapping" and names[1] != "embed" else x
+
+    return jax.tree.map_with_path(scaled, ops.random_tree(key, param_shapes(sizes)))
 
 
 def save(path: str | os.PathLike, D: Discriminator, meta: dict[str, Any] | None = None) -> None:

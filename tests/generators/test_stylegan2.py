@@ -40,8 +40,16 @@ def nvidia(case):
     return generator_from_checkpoint({"G_ema": Module("Generator", (), kwargs, state_dict(case), {})}, case)
 
 
+@jax.jit
 def gradient(G, ws, cotangent):
     return jax.grad(lambda ws: jnp.vdot(G.synthesize(ws), cotangent))(jnp.asarray(ws))
+
+
+def codes(G, seed, batch=2):
+    """The same shapes in every test, so that few programs are compiled."""
+    random = np.random.RandomState(seed)
+    ws, direction = random.randn(2, batch, G.num_ws, G.w_dim).astype(np.float32)
+    return jnp.asarray(ws), jnp.asarray(direction), jnp.asarray(random.randn(batch, 32, 32, 3), jnp.float32)
 
 
 @pytest.mark.parametrize("case", ["a_gen64", "a_gen128"])
@@ -140,17 +148,15 @@ def test_sizes_of_config_f():
 @pytest.mark.fast
 def test_only_the_last_torgb_sees_the_length_of_its_style():
     G = tiny.generator()
-    ws = G.broadcast(G.map(jax.random.normal(jax.random.key(0), (1, 16))))
+    ws = codes(G, 0)[0]
     styles = G.arch.styles(G.params, ws)
-    noise = G.noise_maps("const", 1)
+    noise = G.noise_maps("const", 2)
 
     @jax.jit
     def render(styles):
-        features = G.arch.initial_features(G.params, 1)
-        for index in range(G.num_blocks):
-            features = G.arch.run_block(
-                G.params, index, features, styles, tuple(noise[n] for n in G.arch.noise_of_block[index])
-            )
+        features = G.arch.initial_features(G.params, 2)
+        for index, maps in enumerate(G.arch.noise_of_block):
+            features = G.arch.run_block(G.params, index, features, styles, tuple(noise[n] for n in maps))
         return G.arch.to_image(G.params, features)
 
     image = render(styles)
@@ -166,14 +172,14 @@ def test_only_the_last_torgb_sees_the_length_of_its_style():
 @pytest.mark.fast
 def test_a_batch_is_its_images_and_blocks_are_the_whole():
     G = tiny.generator()
-    ws = jax.random.normal(jax.random.key(1), (3, G.num_ws, 16))
+    ws = codes(G, 1)[0]
     images = G.synthesize(ws)
-    for i in range(3):
+    for i in range(2):
         assert_close(images[i : i + 1], G.synthesize(ws[i : i + 1]), 1e-6)
-    features = G.initial_features(3)
+    features = G.initial_features(2)
     for stop in range(1, G.num_blocks + 1):
         features = G.run_blocks(features, ws, start=stop - 1, stop=stop)
-        assert features.x.shape == (3, 2 << stop, 2 << stop, dict(G.arch.channels)[2 << stop])
+        assert features.x.shape == (2, 2 << stop, 2 << stop, dict(G.arch.channels)[2 << stop])
     assert_close(G.to_image(features), images, 1e-6)
 
 
@@ -205,31 +211,63 @@ def test_no_grouped_convolution_in_a_batched_gradient():
 @pytest.mark.fast
 def test_vmapped_gradient_is_the_batched_one():
     G = tiny.generator()
-    ws = jax.random.normal(jax.random.key(2), (3, G.num_ws, 16))
-    cotangent = jax.random.normal(jax.random.key(3), (3, 32, 32, 3))
-    one = jax.vmap(jax.grad(lambda w, c: jnp.vdot(G.synthesize(w[None])[0], c)))(ws, cotangent)
+    ws, _, cotangent = codes(G, 2)
+    one = jax.jit(jax.vmap(jax.grad(lambda w, c: jnp.vdot(G.synthesize(w[None])[0], c))))(ws, cotangent)
     assert_close(one, gradient(G, ws, cotangent), 1e-5)
 
 
 @pytest.mark.fast
 def test_forward_mode_agrees_with_reverse_mode():
     G = tiny.generator()
-    ws, direction = jax.random.normal(jax.random.key(4), (2, 1, G.num_ws, 16))
-    cotangent = jax.random.normal(jax.random.key(5), (1, 32, 32, 3))
-    _, tangent = jax.jvp(G.synthesize, (ws,), (direction,))
+    ws, direction, cotangent = codes(G, 3)
+    _, tangent = jax.jit(lambda ws, direction: jax.jvp(G.synthesize, (ws,), (direction,)))(ws, direction)
     assert_close(jnp.vdot(tangent, cotangent), jnp.vdot(gradient(G, ws, cotangent), direction), 1e-4)
+
+
+@pytest.mark.fast
+def test_gradient_to_weights_is_the_directional_derivative():
+    G = tiny.generator()
+    ws, _, cotangent = codes(G, 4)
+    random = np.random.RandomState(5)
+    direction = jax.tree.map(lambda p: jnp.asarray(random.randn(*p.shape), jnp.float32), G.params["synthesis"])
+
+    def loss(synthesis):
+        return jnp.vdot(G.replace(params={**G.params, "synthesis": synthesis}).synthesize(ws), cotangent)
+
+    along, grads = jax.jit(
+        lambda p: (jax.jvp(loss, (p,), (direction,))[1], jax.grad(loss)(p))  # forward and reverse mode
+    )(G.params["synthesis"])
+    dots = jax.tree.map(jnp.vdot, grads, direction)
+    assert_close(sum(jax.tree.leaves(dots)), along, 1e-4)
+    assert all(np.abs(g).max() > 0 for g in jax.tree.leaves(grads))
+
+
+@pytest.mark.fast
+def test_a_sharded_batch_with_explicit_axes():
+    G = tiny.generator()
+    ws, _, cotangent = codes(G, 6)
+    want = gradient(G, ws, cotangent)
+    mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Explicit,))
+    with jax.set_mesh(mesh):
+        batch = jax.NamedSharding(mesh, jax.P("data"))
+        everywhere = jax.device_put(G, jax.NamedSharding(mesh, jax.P()))
+        own = jax.jit(jax.grad(lambda ws: jnp.sum(everywhere.synthesize(ws) * jax.device_put(cotangent, batch))))(
+            jax.device_put(ws, batch)
+        )
+        assert own.sharding.spec[0] == "data"
+    assert_close(own, want, 1e-5)
 
 
 @pytest.mark.fast
 def test_bfloat16_is_close_and_the_picture_stays_float32():
     G = tiny.generator()
     half = G.replace(arch=dataclasses.replace(G.arch, activation_dtype="bfloat16"))
-    ws = jax.random.normal(jax.random.key(6), (1, G.num_ws, 16))
-    images = half.synthesize(ws)
+    ws, _, cotangent = codes(G, 7)
+    features = half.run_blocks(half.initial_features(2), ws)
+    assert features.x.dtype == jnp.bfloat16
+    images = half.to_image(features)
     assert images.dtype == jnp.float32
-    assert half.run_blocks(half.initial_features(1), ws).x.dtype == jnp.bfloat16
     assert_close_l2(images, G.synthesize(ws), 0.03)
-    cotangent = jax.random.normal(jax.random.key(7), (1, 32, 32, 3))
     assert_close_l2(gradient(half, ws, cotangent), gradient(G, ws, cotangent), 0.1)
     assert half.fingerprint == G.fingerprint
 
