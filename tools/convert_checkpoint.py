@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from lsap_jax.checkpoints import convert_stylegan2, read
 from lsap_jax.errors import ConfigError, LsapError, ResultError
 from lsap_jax.generators import files
+from lsap_jax.generators.base import architecture_record
 from lsap_jax.networks import discriminators
 
 
@@ -59,8 +60,9 @@ def convert(input_path: str, output_path: str, discriminator: bool, source: str,
         files.save(output_path, G, meta)
     except OSError as error:
         raise ResultError(f"{output_path}: cannot be written ({error.strerror or error})") from None
+    architecture = architecture_record(G.arch)["architecture"]
     return (
-        f"{output_path}: StyleGAN2 {G.arch.architecture}, {G.resolution} pixels, {G.num_ws} rows of W+, "
+        f"{output_path}: StyleGAN2 {architecture}, {G.resolution} pixels, {G.num_ws} rows of W+, "
         f"fingerprint {G.fingerprint}"
     )
 

@@ -122,6 +122,8 @@ class StyleGAN2:
         mapping = params["mapping"]
         x = ops.normalize_second_moment(z)
         if self.label_dim:
+            if labels is None:
+                raise ConfigError(f"a conditional generator of {self.label_dim} classes needs labels")
             embedded = ops.dense(mapping["embed"], labels)
             x = jnp.concatenate([x, ops.normalize_second_moment(embedded)], axis=-1)
         for i in range(self.mapping_layers):
@@ -172,6 +174,8 @@ class StyleGAN2:
 
     def to_image(self, params: Any, features: Features) -> jax.Array:
         """The picture after the last block, (B, resolution, resolution, 3)."""
+        if features.image is None:
+            raise ConfigError(f"no picture yet: a {self.architecture!r} generator makes it in its last block")
         return features.image
 
     def _layer(self, p, x, style, noise, upsample=False, gain=1.0):
