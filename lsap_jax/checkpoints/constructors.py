@@ -1,6 +1,6 @@
 """What a weight file may contain besides tensors: the allow-lists for Python's containers and for numpy.
 
-`PYTHON` and `NUMPY` are allow-lists of `unpickle.load`. What comes out is plain: OrderedDict, defaultdict,
+`PYTHON` and `NUMPY` are allow-lists of `unpickle.read`. What comes out is plain: OrderedDict, defaultdict,
 Counter and argparse.Namespace become dicts, paths become strings, arrays are writable, C-contiguous and in the
 machine's own byte order. Structured, date, void and longer-than-file arrays are refused.
 """

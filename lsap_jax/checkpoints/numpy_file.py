@@ -52,7 +52,7 @@ def load_pickle(source: Source) -> Any:
     data, name = read_source(source)
     if (kind := sniff.kind(data, name)) not in ("pickle", "nvidia", "unknown"):
         raise CheckpointError(f"{name}: not a plain pickle but {sniff.KINDS[kind]}; check that it is the right file")
-    return unpickle.load(data, _ALLOWED, name=name)[0]
+    return unpickle.read(data, _ALLOWED, name=name)[0]
 
 
 def _load_npy(data: bytes, name: str) -> Any:
@@ -72,7 +72,7 @@ def _load_npy(data: bytes, name: str) -> Any:
             return constructors.array(memoryview(data)[start:], dtype, shape, "F" if fortran else "C")
     except (ValueError, TypeError, LookupError, SyntaxError, ArithmeticError, RecursionError, MemoryError) as error:
         raise CheckpointError(f"{name}: a damaged or unsupported .npy ({error}); get the file again") from error
-    value, _ = unpickle.load(data, _ALLOWED, name=name, start=start)
+    value, _ = unpickle.read(data, _ALLOWED, name=name, start=start)
     if not isinstance(value, np.ndarray):
         raise CheckpointError(f"{name}: an array of objects that holds a {type(value).__name__} instead")
     return value if value.ndim else value[()]

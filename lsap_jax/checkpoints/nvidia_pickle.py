@@ -54,7 +54,7 @@ class _Persistent:
     fields: dict[str, Any]
 
 
-def load(source: Source) -> dict[str, Any]:
+def read(source: Source) -> dict[str, Any]:
     """Read an NVIDIA network pickle.
 
     Args:
@@ -85,7 +85,7 @@ def load(source: Source) -> dict[str, Any]:
         ("dnnlib.tflib.network", "Network"): Constructor(_refuse_tensorflow),
         ("tfutil", "Network"): Constructor(_refuse_tensorflow),
     }
-    value, _ = unpickle.load(data, allowed, name=name)
+    value, _ = unpickle.read(data, allowed, name=name)
     if not isinstance(value, dict) or not any(isinstance(item, _Persistent) for item in value.values()):
         raise CheckpointError(
             f"{name}: no dictionary of networks (G, D, G_ema) in it; "

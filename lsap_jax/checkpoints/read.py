@@ -14,7 +14,7 @@ def read(source: Source) -> Any:
       source: a path, or the bytes of a file; its name does not matter.
 
     Returns:
-      What `torch_file.load`, `nvidia_pickle.load`, `numpy_file.load` or `numpy_file.load_pickle` returns.
+      What `torch_file.load`, `nvidia_pickle.read`, `numpy_file.load` or `numpy_file.load_pickle` returns.
 
     Raises:
       CheckpointError: if it is none of these, or the reader refuses it.
@@ -24,7 +24,7 @@ def read(source: Source) -> Any:
     if kind in ("torch-zip", "torch-legacy", "torch-tar"):
         return torch_file.load(source)
     if kind == "nvidia":
-        return nvidia_pickle.load(source)
+        return nvidia_pickle.read(source)
     if kind in ("npy", "npz"):
         return numpy_file.load(source)
     if kind == "pickle":

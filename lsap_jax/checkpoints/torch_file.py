@@ -228,7 +228,7 @@ def _load_zip(data: bytes, name: str) -> Any:
         return storages[key, cls.dtype]
 
     allowed = tensor_constructors(len(data), byte_order)
-    return unpickle.load(bytes(archive.read(pickle)), allowed, name=name, persistent=storage)[0]
+    return unpickle.read(bytes(archive.read(pickle)), allowed, name=name, persistent=storage)[0]
 
 
 def _load_legacy(data: bytes, name: str) -> Any:
@@ -237,9 +237,9 @@ def _load_legacy(data: bytes, name: str) -> Any:
     A storage is an int64 count and its elements, little-endian. Where they lie is known only after the object has been
     read, so the object is read twice: for the types of its storages first, then with them.
     """
-    magic, position = unpickle.load(data, {}, name=name)
-    version, position = unpickle.load(data, {}, name=name, start=position)
-    _, position = unpickle.load(data, {}, name=name, start=position)
+    magic, position = unpickle.read(data, {}, name=name)
+    version, position = unpickle.read(data, {}, name=name, start=position)
+    _, position = unpickle.read(data, {}, name=name, start=position)
     if magic != 0x1950A86A20F9469CFC6C or version != 1001:
         raise CheckpointError(f"{name}: a PyTorch file of an unknown version ({version!s:.20}); save it again")
 
@@ -252,8 +252,8 @@ def _load_legacy(data: bytes, name: str) -> Any:
     def ignore(*args: Any) -> None:
         return None
 
-    _, end = unpickle.load(data, _allowed(ignore, ignore, ignore), name=name, persistent=note, start=position)
-    keys, end = unpickle.load(data, {}, name=name, start=end)
+    _, end = unpickle.read(data, _allowed(ignore, ignore, ignore), name=name, persistent=note, start=position)
+    keys, end = unpickle.read(data, {}, name=name, start=end)
 
     contents = {}
     for key in keys if isinstance(keys, list) else ():
@@ -280,7 +280,7 @@ def _load_legacy(data: bytes, name: str) -> Any:
             array = _view(array, first, (length,), (1,))
         return array
 
-    return unpickle.load(data, tensor_constructors(len(data)), name=name, persistent=storage, start=position)[0]
+    return unpickle.read(data, tensor_constructors(len(data)), name=name, persistent=storage, start=position)[0]
 
 
 def _storage_identity(identity: Any, length: int) -> tuple[_StorageType, str, int]:

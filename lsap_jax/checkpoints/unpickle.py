@@ -31,7 +31,7 @@ from lsap_jax.checkpoints.pickle_operations import OPERATIONS
 from lsap_jax.errors import CheckpointError
 
 
-def load(
+def read(
     data: bytes,
     allowed: Allowed,
     *,

@@ -105,7 +105,7 @@ def test_reads_a_snapshot(tmp_path, protocol):
     marker = tmp_path / "ran"
     path = tmp_path / "network-snapshot.pkl"
     path.write_bytes(pickled.dumps(snapshot(SOURCE.format(str(marker))), protocol))
-    found = nvidia_pickle.load(path)
+    found = nvidia_pickle.read(path)
     assert list(found) == ["training_set_kwargs", "G", "G_ema", "augment_pipe"]
     assert found["training_set_kwargs"] == {"path": "x.zip", "use_labels": True}
     assert found["augment_pipe"] is None
@@ -133,7 +133,7 @@ def test_reads_a_snapshot(tmp_path, protocol):
 
 def refused(value, message):
     with pytest.raises(CheckpointError, match=message):
-        nvidia_pickle.load(value if isinstance(value, bytes) else pickled.dumps(value))
+        nvidia_pickle.read(value if isinstance(value, bytes) else pickled.dumps(value))
 
 
 def test_tensorflow_pickles_are_refused_with_the_cure():
@@ -178,7 +178,7 @@ def test_modules_without_end_are_refused():
 
 def test_missing_files_are_named(tmp_path):
     with pytest.raises(CheckpointError, match=r"ffhq\.pkl: no such file"):
-        nvidia_pickle.load(pathlib.Path(tmp_path) / "ffhq.pkl")
+        nvidia_pickle.read(pathlib.Path(tmp_path) / "ffhq.pkl")
 
 
 def test_damage_is_always_a_checkpoint_error():
@@ -186,7 +186,7 @@ def test_damage_is_always_a_checkpoint_error():
     failures = 0
     for broken in pickled.damaged(data, flips=200):
         try:
-            nvidia_pickle.load(broken)
+            nvidia_pickle.read(broken)
         except CheckpointError:
             failures += 1
     assert failures >= 30

@@ -33,7 +33,7 @@ VALUES = {
 
 
 def load(data, allowed=None, **kwargs):
-    return unpickle.load(data, {**PYTHON, **NUMPY, **(allowed or {})}, name="file.pt", **kwargs)[0]
+    return unpickle.read(data, {**PYTHON, **NUMPY, **(allowed or {})}, name="file.pt", **kwargs)[0]
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
@@ -111,9 +111,9 @@ def test_keywords_reach_the_constructor():
 
 def test_returns_the_end_and_starts_anywhere():
     data = b"junk" + pickle.dumps(1) + pickle.dumps("b")
-    value, end = unpickle.load(data, {}, name="f", start=4)
+    value, end = unpickle.read(data, {}, name="f", start=4)
     assert value == 1
-    assert unpickle.load(data, {}, name="f", start=end) == ("b", len(data))
+    assert unpickle.read(data, {}, name="f", start=end) == ("b", len(data))
 
 
 def test_persistent_ids_are_resolved_by_the_caller():
