@@ -6,4 +6,4 @@ from lsap_jax.commands import invert
 
 if __name__ == "__main__":
     logging.set_verbosity(logging.WARNING)  # jax reports every accelerator it did not find
-    app.run(invert.main)
+    app.run(invert.main, flags_parser=invert.parse)

@@ -16,13 +16,13 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from absl import flags
+from absl import app, flags
 from ml_collections import config_flags
 from PIL import Image
 
 from lsap_jax import cache, pretrained, report
 from lsap_jax.checkpoints import store
-from lsap_jax.config import Config
+from lsap_jax.config import Config, Invert
 from lsap_jax.data import align, faces, images, results
 from lsap_jax.embed import inversion, presets
 from lsap_jax.errors import ConfigError, FaceError, ImageError, LsapError, ResultError
@@ -52,14 +52,27 @@ class Photo:
     notes: tuple[str, ...]
 
 
+def parse(argv: list[str]) -> list[str]:
+    """Parse flags as absl does, and end in one line also where the config file or a field of it is at fault."""
+    try:
+        return app.parse_flags_with_usage(argv)
+    except KeyError as error:  # of ml_collections, for a field that does not exist
+        known = ", ".join(f"invert.{field.name}" for field in dataclasses.fields(Invert))
+        sys.exit(f"lsap_jax: --config: {error.args[0]}; the fields are generator, {known}")
+
+
 def main(argv: Sequence[str]) -> None:
     """Entry of `python -m lsap_jax.invert`."""
     if len(argv) > 1:
         sys.exit(f"lsap_jax: unexpected argument {argv[1]!r}: flags begin with --")
-    if _CONFIG.value is None:
+    try:
+        config = _CONFIG.value
+    except OSError as error:  # ml_collections could not read the file
+        sys.exit(f"lsap_jax: --config: {error}")
+    if config is None:
         sys.exit("lsap_jax: give --config FILE, for example --config configs/ffhq_mobile.py")
     try:
-        invert_photos(_CONFIG.value, _IMAGES.value, _OUT.value)
+        invert_photos(config, _IMAGES.value, _OUT.value)
     except LsapError as error:
         sys.exit(f"lsap_jax: {error}")
     except KeyboardInterrupt:

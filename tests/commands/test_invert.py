@@ -164,6 +164,12 @@ def test_the_command_line_refuses_by_name(config_file, photos, tmp_path):
     done = run("--config", config_file, "--config.invert.stepz=3", "--images", photos, "--out", tmp_path / "out")
     assert done.returncode
     assert "stepz" in done.stderr
+    assert "invert.steps" in done.stderr
+    assert "Traceback" not in done.stderr
+    done = run("--config", tmp_path / "absent.py")
+    assert done.returncode
+    assert "absent.py" in done.stderr
+    assert "Traceback" not in done.stderr
     done = run("--config", config_file, "--images", tmp_path / "absent", "--out", tmp_path / "out")
     assert done.returncode == 1
     assert "no such file or folder" in done.stderr
