@@ -65,12 +65,13 @@ def main(argv: Sequence[str]) -> None:
     """Entry of `python -m lsap_jax.invert`."""
     if len(argv) > 1:
         sys.exit(f"lsap_jax: unexpected argument {argv[1]!r}: flags begin with --")
-    try:
-        config = _CONFIG.value
-    except OSError as error:  # ml_collections could not read the file
-        sys.exit(f"lsap_jax: --config: {error}")
+    config = _CONFIG.value
     if config is None:
         sys.exit("lsap_jax: give --config FILE, for example --config configs/ffhq_mobile.py")
+    try:
+        _ = config.generator
+    except OSError as error:  # ml_collections could not read the file, and says so when a field is first asked for
+        sys.exit(f"lsap_jax: --config: {error}")
     try:
         invert_photos(config, _IMAGES.value, _OUT.value)
     except LsapError as error:
