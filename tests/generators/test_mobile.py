@@ -176,7 +176,6 @@ def test_depthwise_keeps_no_padded_copies_for_its_gradient():
     assert gradient.lower(x).compile().memory_analysis().temp_size_in_bytes < 4 * x.nbytes
 
 
-@pytest.mark.fast
 def test_forward_mode_agrees_with_reverse_mode():
     G, ws, v = tiny(), codes(1), codes(1, seed=2)
     image, tangent = jax.jvp(G.synthesize, (ws,), (v,))
