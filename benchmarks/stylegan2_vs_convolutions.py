@@ -1,149 +1,199 @@
-"""StyleGAN2 config-f against its own bare convolutions, and against a rival's PyTorch source if one is given.
+"""StyleGAN2 config-f: our forward and gradient to W+ against nothing but its convolutions, and against PyTorch.
 
-    python benchmarks/stylegan2_vs_convolutions.py [--resolution 1024] [--batch 1] [--repeats 6] [--rival FOLDER]
+    python benchmarks/stylegan2_vs_convolutions.py [--cases 1024x1 256x1 256x4] [--repeats 5] [--reuse_memory]
+    python benchmarks/stylegan2_vs_convolutions.py --cases 1024x1 --rival FOLDER
 
-The bare side is the generator's convolutions and nothing else: the same shapes, one after another in one program,
-upsampling as transposed convolutions, in the faster of two forms (input dilation, four phases). Its gradient is to the
-input alone, as inversion needs it. Rivals are timed in the same turns; FOLDER is the root of a checkout of NVIDIA's
-stylegan2-ada-pytorch or of rosinality's stylegan2-pytorch, and PyTorch has to be installed. PyTorch's figures depend on
-the allocator: run with and without MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000 MALLOC_TOP_PAD_=268435456 in
-the environment, which the record repeats.
+The floor is a chain of the same 3x3 convolutions on the same shapes in one jitted function, upsampling ones as
+transposed convolutions of stride 2: no modulation, filter, noise, activation or pictures. It is built in both forms
+that XLA offers (an input dilated by zeros; four phases and an interleave), the faster one counts. Its gradient is that
+to its input, through every layer.
+
+All take turns in one run; "cpu" is processor time of all threads, the steadiest figure on a machine that others use.
+FOLDER holds the source of rosinality/stylegan2-pytorch or NVlabs/stylegan2-ada-pytorch, which is run by PyTorch with
+random weights on as many threads; its ops for CUDA are left out. --reuse_memory has glibc keep freed memory rather than
+return it to the kernel at every step, for all of them; much of the time of large feature maps goes there.
 """
 
 import argparse
+import ctypes
+import os
 import pathlib
 import sys
+import time
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from timing import emit, interleave, machine, peak_memory
 
-from lsap_jax.generators import stylegan2
+from lsap_jax.generators import ops, stylegan2
 
-WIDTHS = ((4, 512), (8, 512), (16, 512), (32, 512), (64, 512), (128, 256), (256, 128), (512, 64), (1024, 32))
-DIMENSIONS = ("NHWC", "HWIO", "NHWC")
+WIDTHS = {4: 512, 8: 512, 16: 512, 32: 512, 64: 512, 128: 256, 256: 128, 512: 64, 1024: 32}
 
 
-def plain(x, kernel, padding="SAME"):
-    """A convolution as it comes."""
-    return lax.conv_general_dilated(x, kernel, (1, 1), padding, dimension_numbers=DIMENSIONS)
+@jax.jit
+def forward(G, ws):
+    return G.synthesize(ws)
+
+
+@jax.jit
+def gradient(G, ws, cotangent):
+    """Image and gradient to W+ of a loss whose gradient to the image is `cotangent`."""
+    image, pull = jax.vjp(G.synthesize, ws)
+    return image, pull(cotangent)
 
 
 def dilated(x, kernel):
-    """Transposed convolution of stride 2 by dilating the input."""
-    pads = [(2, 1), (2, 1)]
-    return lax.conv_general_dilated(x, kernel, (1, 1), pads, lhs_dilation=(2, 2), dimension_numbers=DIMENSIONS)
+    """(B, H, W, I) -> (B, 2H, 2W, O): transposed convolution as one over an input with zeros between samples."""
+    padding = ((2, 1), (2, 1))
+    return lax.conv_general_dilated(x, kernel, (1, 1), padding, lhs_dilation=(2, 2), dimension_numbers=ops.DIMENSIONS)
 
 
 def phases(x, kernel):
-    """The same as four small dense convolutions whose outputs interlace."""
-    taps, pads = (slice(None, None, 2), slice(1, 2)), ((1, 0), (0, 0))
-    rows = []
-    for a in (0, 1):
-        row = [plain(x, kernel[taps[a], taps[b]], (pads[a], pads[b])) for b in (0, 1)]
-        rows.append(lax.collapse(jnp.stack(row, 3), 2, 4))
-    return lax.collapse(jnp.stack(rows, 2), 1, 3)
+    """The same in four phases, interleaved."""
+    kept, padding = (slice(None, None, 2), slice(1, 2)), ((1, 0), (0, 0))
+    cells = [
+        [ops.padded_conv(x, kernel[kept[a], kept[b]], 1, (padding[a], padding[b])) for b in (0, 1)] for a in (0, 1)
+    ]
+    return ops.interleave([ops.interleave(row, 2) for row in cells], 1)
 
 
-def bare(widths, upsample, batch):
-    """(forward, gradient) of the convolutions alone, as calls without arguments."""
-    random, kernels = np.random.RandomState(0), []
-    for index, (size, width) in enumerate(widths):
-        inputs = [] if size == 4 else [(upsample, widths[index - 1][1])]
-        for kind, channels in [*inputs, (plain, width)]:
-            kernel = random.randn(3, 3, channels, width) / np.sqrt(9 * channels)
-            kernels.append((kind, jnp.asarray(kernel, jnp.float32)))
-    kinds = [kind for kind, _ in kernels]
+def chain(upsample):
+    """The bare convolutions: (forward, forward and gradient to the input), jitted."""
 
-    def chain(x, arrays):
-        for kind, kernel in zip(kinds, arrays, strict=True):
-            x = kind(x, kernel)
+    def run(x, kernels):
+        for i, kernel in enumerate(kernels):
+            x = upsample(x, kernel) if i % 2 else ops.conv(x, kernel)
         return x
 
-    @jax.jit
-    def gradient(x, arrays, cotangent):
-        y, pull = jax.vjp(lambda x: chain(x, arrays), x)
+    def run_and_pull(x, kernels, cotangent):
+        y, pull = jax.vjp(lambda x: run(x, kernels), x)
         return y, pull(cotangent)
 
-    forward, arrays = jax.jit(chain), [kernel for _, kernel in kernels]
-    x = jnp.ones((batch, 4, 4, widths[0][1]))
-    cotangent = jnp.ones((batch, widths[-1][0], widths[-1][0], widths[-1][1]))
-    return lambda: forward(x, arrays), lambda: gradient(x, arrays, cotangent)
+    return jax.jit(run), jax.jit(run_and_pull)
 
 
-def ours(G, batch):
-    """(forward, gradient to W+) of the whole generator, as calls without arguments."""
-    ws = jnp.asarray(np.random.RandomState(1).randn(batch, G.num_ws, G.w_dim), jnp.float32)
-    cotangent = jnp.ones((batch, G.resolution, G.resolution, 3))
+def ours(resolution, batch, repeats):
+    """Times of one case, and a record of compile time and memory."""
+    channels = tuple((r, c) for r, c in WIDTHS.items() if r <= resolution)
+    G = stylegan2.init(jax.random.key(0), stylegan2.StyleGAN2(resolution, channels))
+    ws = jax.random.normal(jax.random.key(1), (batch, G.num_ws, G.w_dim))
+    cotangent = jnp.ones((batch, resolution, resolution, 3)) / resolution**2
+    x = jnp.ones((batch, 4, 4, WIDTHS[4]))
+    own = [layer for layer in G.arch.layers if layer.name != "torgb"]
+    kernels = [G.params["synthesis"][block][name]["weight"] / 70 for block, name, _ in own]
+    back = jnp.ones((batch, resolution, resolution, WIDTHS[resolution]))
+    record = {}
+    for name, function, args in (("forward", forward, (G, ws)), ("gradient", gradient, (G, ws, cotangent))):
+        start = time.perf_counter()
+        planned = function.lower(*args).compile().memory_analysis()
+        record[name] = {
+            "compile_s": time.perf_counter() - start,
+            "buffers_gib": planned.temp_size_in_bytes / 2**30,
+        }
+    (chain_a, pulled_a), (chain_b, pulled_b) = chain(dilated), chain(phases)
+    fns = {
+        "convolutions, dilated": lambda: chain_a(x, kernels),
+        "convolutions, phases": lambda: chain_b(x, kernels),
+        "forward": lambda: forward(G, ws),
+        "convolutions and gradients, dilated": lambda: pulled_a(x, kernels, back),
+        "convolutions and gradients, phases": lambda: pulled_b(x, kernels, back),
+        "forward and gradient": lambda: gradient(G, ws, cotangent),
+    }
+    times = interleave(fns, repeats)
+    ratios = {
+        "forward / convolutions": against(times, "forward", "convolutions"),
+        "gradient / convolutions": against(times, "forward and gradient", "convolutions and gradients"),
+    }
+    return fns, {"seconds": times, "ratios": ratios, "programs": record}
 
-    @jax.jit
-    def gradient(G, ws, cotangent):
-        image, pull = jax.vjp(lambda ws: G.synthesize(ws), ws)
-        return image, pull(cotangent)
 
-    return lambda: G.synthesize(ws), lambda: gradient(G, ws, cotangent)
+def against(times, name, floor):
+    """Ratio to the faster form of the floor, figure by figure."""
+    forms = [times[f"{floor}, {form}"] for form in ("dilated", "phases")]
+    return {k: v / min(form[k] for form in forms) for k, v in times[name].items()}
 
 
 def rival(folder, resolution, batch):
-    """(forward, gradient to W+) of the PyTorch generator whose source lies in `folder`."""
+    """{name: timed call} of a PyTorch implementation read from its source folder."""
     import torch
+    import torch.utils.cpp_extension
 
+    torch.utils.cpp_extension.load = lambda *args, **kwargs: None  # its CUDA ops, built on import
+    torch.set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
     sys.path.insert(0, str(folder))
-    if (pathlib.Path(folder) / "training" / "networks.py").exists():
-        from training.networks import Generator
+    ws = torch.randn(batch, 2 * (resolution.bit_length() - 2), 512)
+    if (folder / "training" / "networks.py").exists():
+        from training import networks
 
-        sizes = {"channel_base": 32768, "channel_max": 512}
-        net = Generator(512, 0, 512, resolution, 3, mapping_kwargs={"num_layers": 8}, synthesis_kwargs=sizes).eval()
+        options = {"channel_base": 32768, "channel_max": 512, "num_fp16_res": 0}
+        net = networks.Generator(512, 0, 512, resolution, 3, synthesis_kwargs=options).eval().requires_grad_(False)
 
         def render(ws):
             return net.synthesis(ws, noise_mode="const")
     else:
-        from model import Generator
+        import model
 
-        net = Generator(resolution, 512, 8).eval()
+        net = model.Generator(resolution, 512, 8).eval().requires_grad_(False)
 
         def render(ws):
             return net([ws], input_is_latent=True, randomize_noise=False)[0]
 
-    net.requires_grad_(False)
-    rows = 2 * resolution.bit_length() - 4
-    ws = torch.randn(batch, rows, 512, requires_grad=True)
-
-    def forward():
+    def run():
         with torch.no_grad():
-            render(ws)
+            return render(ws).shape
 
-    return forward, lambda: torch.autograd.grad(render(ws).sum(), ws)
+    def run_and_pull():
+        leaf = ws.clone().requires_grad_(True)
+        render(leaf).sum().backward()
+        return leaf.grad.shape
+
+    return {"rival forward": run, "rival forward and gradient": run_and_pull}
+
+
+def keep_freed_memory():
+    """Have glibc serve large arrays from memory it keeps; True if it agreed."""
+    try:
+        option = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):  # another C library
+        return False
+    trim_threshold, mmap_threshold, arenas = -1, -3, -8
+    return all((option(mmap_threshold, 2**31 - 1), option(trim_threshold, -1), option(arenas, 1)))
 
 
 def main():
     """Parse flags, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--resolution", type=int, default=1024)
-    parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--repeats", type=int, default=6)
-    parser.add_argument("--rival", default="")
+    parser.add_argument("--cases", nargs="+", default=["1024x1", "256x1", "256x4"], help="RESOLUTIONxBATCH")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--rival", type=pathlib.Path, help="source folder of a PyTorch implementation")
+    parser.add_argument("--reuse_memory", action="store_true", help="keep freed memory (glibc)")
     flags = parser.parse_args()
-    widths = tuple(entry for entry in WIDTHS if entry[0] <= flags.resolution)
-    G = stylegan2.init(jax.random.key(0), stylegan2.StyleGAN2(resolution=flags.resolution, channels=widths))
-    sides = {
-        "ours": ours(G, flags.batch),
-        "bare, dilated": bare(widths, dilated, flags.batch),
-        "bare, phases": bare(widths, phases, flags.batch),
-    }
-    packages = []
-    if flags.rival:
-        sides["rival"] = rival(flags.rival, flags.resolution, flags.batch)
-        packages.append("torch")
-    for index, what in enumerate(("forward", "forward and gradient")):
-        times = interleave({name: side[index] for name, side in sides.items()}, flags.repeats)
-        fastest = {k: min(t[k] for name, t in times.items() if name.startswith("bare")) for k in ("min", "median")}
-        ratio = {k: times["ours"][k] / fastest[k] for k in fastest}
-        record = {"resolution": flags.resolution, "batch": flags.batch, "what": what, "times": times}
-        emit({"benchmark": "stylegan2", **record, "ours_over_bare": ratio, "peak_memory_gib": peak_memory()})
-    emit(machine(packages))
+    kept = keep_freed_memory() if flags.reuse_memory else False
+    for case in flags.cases:
+        resolution, batch = map(int, case.split("x"))
+        fns, record = ours(resolution, batch, flags.repeats)
+        emit({"benchmark": "stylegan2 vs convolutions", "case": case, "reuse_memory": kept, **record, **machine()})
+        if flags.rival:
+            times = interleave(
+                {
+                    **rival(flags.rival, resolution, batch),
+                    "forward": fns["forward"],
+                    "forward and gradient": fns["forward and gradient"],
+                },
+                flags.repeats,
+            )
+            ratios = {
+                f"rival {name} / ours": {k: v / times[name][k] for k, v in times[f"rival {name}"].items()}
+                for name in ("forward", "forward and gradient")
+            }
+            record = {
+                "benchmark": "stylegan2 vs PyTorch",
+                "case": case,
+                "rival": flags.rival.name,
+                "reuse_memory": kept,
+            }
+            emit({**record, "seconds": times, "ratios": ratios, "peak_gib": peak_memory(), **machine(["torch"])})
 
 
 if __name__ == "__main__":
