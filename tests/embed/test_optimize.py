@@ -63,7 +63,6 @@ def test_six_steps_of_the_projector_are_the_references(space):
         golden.assert_close_l2(value, recorded.reshape(value.shape), 3e-3)
 
 
-@pytest.mark.fast
 def test_noise_regulariser_and_schedule_are_the_references():
     want = golden.expected("a_projector64")
     shapes = [(4, 4), *[(r, r) for r in (8, 16, 32, 64) for _ in range(2)]]

@@ -92,7 +92,6 @@ def test_shapes_and_types():
     assert features.x.shape == (2, 8, 8, 8)
 
 
-@pytest.mark.fast
 def test_a_batch_equals_singles():
     G, ws = tiny(), codes(3)
     batch = G.synthesize(ws)
@@ -133,7 +132,6 @@ def test_gradient_reaches_the_rows_of_its_blocks_and_no_others(stop):
     assert bool((size[:, used:] == 0).all())
 
 
-@pytest.mark.fast
 def test_noise():
     G, ws = tiny(), codes(2)
     const = G.synthesize(ws)
@@ -151,7 +149,6 @@ def test_gradient_to_noise():
     assert all(float(jnp.abs(g).max()) > 0 for g in gradient)
 
 
-@pytest.mark.fast
 def test_depthwise_is_a_grouped_convolution():
     random = np.random.RandomState(0)
     x, kernel, g = (random.randn(*s).astype(np.float32) for s in [(2, 5, 7, 6), (3, 3, 6), (2, 5, 7, 6)])

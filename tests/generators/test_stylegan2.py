@@ -169,7 +169,6 @@ def test_only_the_last_torgb_sees_the_length_of_its_style():
             assert_close(changed, image, 2e-6)
 
 
-@pytest.mark.fast
 def test_a_batch_is_its_images_and_blocks_are_the_whole():
     G = tiny.generator()
     ws = codes(G, 1)[0]
@@ -267,7 +266,6 @@ def test_bfloat16_is_close_and_the_picture_stays_float32():
     assert half.fingerprint == G.fingerprint
 
 
-@pytest.mark.fast
 @pytest.mark.parametrize("architecture", stylegan2.ARCHITECTURES)
 def test_random_generators(architecture):
     arch = StyleGAN2(8, ((4, 6), (8, 4)), z_dim=5, w_dim=7, label_dim=3, mapping_layers=2, architecture=architecture)
@@ -282,7 +280,6 @@ def test_random_generators(architecture):
     assert shapes == stylegan2.param_shapes(arch)
 
 
-@pytest.mark.fast
 def test_mean_w_is_the_mean_over_codes_and_classes():
     arch = StyleGAN2(8, ((4, 4), (8, 4)), z_dim=4, w_dim=4, label_dim=2, mapping_layers=1)
     G = stylegan2.init(jax.random.key(1), arch)

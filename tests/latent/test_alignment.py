@@ -21,7 +21,6 @@ def lengths(A):
     return np.array([np.linalg.norm(a) for a in A.anchors])
 
 
-@pytest.mark.fast
 def test_set_form_equals_anchor_form(own_cache):
     """By linearity: the mean cosine to a set of samples is the product with the mean of their unit vectors."""
     G = tiny.generator()

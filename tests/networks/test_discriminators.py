@@ -96,7 +96,6 @@ def test_deviation_groups_are_strided():
     np.testing.assert_allclose(whole, np.sqrt(x.var(0) + 1e-8).mean(), rtol=1e-5)
 
 
-@pytest.mark.fast
 @pytest.mark.parametrize("architecture", discriminators.ARCHITECTURES)
 def test_random_discriminators(architecture):
     sizes = DiscriminatorSizes(
@@ -125,7 +124,6 @@ def test_a_file_keeps_it(tmp_path):
         discriminators.load(tmp_path / "other.npz")
 
 
-@pytest.mark.fast
 def test_wrong_input_is_refused():
     D = discriminators.init(jax.random.key(0), TINY)
     with pytest.raises(ConfigError, match=r"\(2, 9, 9, 3\)"):
