@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lsap_jax.checkpoints import store
+from lsap_jax.checkpoints import store, stylegan2_names
 from lsap_jax.errors import CheckpointError, ConfigError
 from lsap_jax.generators import stylegan2
 from lsap_jax.generators.base import Generator
@@ -48,10 +48,9 @@ def generator_from_checkpoint(obj: Any, name: str = "checkpoint") -> Generator:
         not finite.
     """
     state, options, latent_avg = _find_generator(obj, name)
-    state = _nvidia_names(state, name, _GENERATOR_NAMES)
+    state = stylegan2_names.nvidia_names(state, name, stylegan2_names.GENERATOR_NAMES)
     arch, params, noise, w_avg = convert_generator(state, options, name)
-    if w_avg is None:
-        w_avg = _usable_average(latent_avg, arch.w_dim, name)
+    w_avg = _usable_average(latent_avg if w_avg is None else w_avg, arch.w_dim, name)
     if w_avg is None:
         w_avg = stylegan2.mean_w(arch, params, W_AVG_SAMPLES, W_AVG_SEED)
     return Generator(
@@ -70,7 +69,8 @@ def discriminator_from_checkpoint(obj: Any, name: str = "checkpoint") -> Discrim
       CheckpointError: as `generator_from_checkpoint`.
     """
     state, options = _find_discriminator(obj, name)
-    sizes, params = convert_discriminator(_nvidia_names(state, name, _discriminator_names(state)), options, name)
+    state = stylegan2_names.nvidia_names(state, name, stylegan2_names.discriminator_names(state))
+    sizes, params = convert_discriminator(state, options, name)
     return Discriminator(params=jax.tree.map(jnp.asarray, params), sizes=sizes, name=name)
 
 
@@ -164,93 +164,6 @@ def _usable_average(latent_avg: Any, w_dim: int, name: str) -> np.ndarray | None
     return rows[0] if np.allclose(rows, rows[:1], atol=1e-6) else None
 
 
-# --- names ---
-
-# Public module names of rosinality's generator; {n} is a number.
-_GENERATOR_NAMES = (
-    (r"style\.(\d+)\.(weight|bias)", lambda n, leaf: f"mapping.fc{int(n) - 1}.{leaf}"),
-    (r"input\.input", lambda: "synthesis.b4.const"),
-    (r"conv1\.(.*)", lambda rest: f"synthesis.b4.conv1.{_layer_leaf(rest)}"),
-    (r"convs\.(\d+)\.(.*)", lambda n, rest: f"synthesis.b{8 << int(n) // 2}.conv{int(n) % 2}.{_layer_leaf(rest)}"),
-    (r"to_rgb1\.(.*)", lambda rest: f"synthesis.b4.torgb.{_layer_leaf(rest)}"),
-    (r"to_rgbs\.(\d+)\.(.*)", lambda n, rest: f"synthesis.b{8 << int(n)}.torgb.{_layer_leaf(rest)}"),
-    (r"noises\.noise_(\d+)", lambda n: f"synthesis.b{4 << (int(n) + 1) // 2}.conv{(int(n) + 1) % 2}.noise_const"),
-)
-_LAYER_LEAVES = {
-    "conv.weight": "weight",
-    "conv.modulation.weight": "affine.weight",
-    "conv.modulation.bias": "affine.bias",
-    "conv.blur.kernel": "resample_filter",
-    "upsample.kernel": "resample_filter",
-    "noise.weight": "noise_strength",
-    "activate.bias": "bias",
-    "bias": "bias",
-}
-
-
-def _layer_leaf(rest: str) -> str:
-    return _LAYER_LEAVES.get(rest, rest)
-
-
-def _discriminator_names(state: State) -> tuple:
-    """Rosinality's names, whose numbers count down from a resolution that the number of blocks gives."""
-    blocks = sum(1 for k in state if re.fullmatch(r"convs\.\d+\.conv1\.0\.weight", k))
-
-    def block(n, rest):
-        r = 4 << blocks + 1 - int(n)
-        return f"b{r}.{_BLOCK_LEAVES.get(rest, rest)}"
-
-    return (
-        (r"convs\.0\.0\.weight", lambda: f"b{4 << blocks}.fromrgb.weight"),
-        (r"convs\.0\.1\.bias", lambda: f"b{4 << blocks}.fromrgb.bias"),
-        (r"convs\.(\d+)\.(.*)", block),
-        (r"final_conv\.0\.weight", lambda: "b4.conv.weight"),
-        (r"final_conv\.1\.bias", lambda: "b4.conv.bias"),
-        (r"final_linear\.0\.(weight|bias)", lambda leaf: f"b4.fc.{leaf}"),
-        (r"final_linear\.1\.(weight|bias)", lambda leaf: f"b4.out.{leaf}"),
-    )
-
-
-_BLOCK_LEAVES = {
-    "conv1.0.weight": "conv0.weight",
-    "conv1.1.bias": "conv0.bias",
-    "conv2.0.kernel": "conv1.resample_filter",
-    "conv2.1.weight": "conv1.weight",
-    "conv2.2.bias": "conv1.bias",
-    "skip.0.kernel": "skip.resample_filter",
-    "skip.1.weight": "skip.weight",
-}
-
-
-def _nvidia_names(state: State, name: str, rules: tuple) -> State:
-    """Rosinality's names and shapes as NVIDIA's; NVIDIA's own stay."""
-    if "synthesis.b4.const" in state or "b4.conv.weight" in state:
-        return state
-    renamed = {}
-    for key, value in state.items():
-        for pattern, rename in rules:
-            if match := re.fullmatch(pattern, key):
-                renamed[rename(*match.groups())] = _without_ones(value, rename(*match.groups()))
-                break
-        else:
-            raise CheckpointError(f"{name}: unknown tensor {key!r} {value.shape}; is this a StyleGAN2 of another kind?")
-    return renamed
-
-
-def _without_ones(value: np.ndarray, key: str) -> np.ndarray:
-    """Rosinality stores leading, and for some trailing, axes of length one."""
-    leaf = key.rsplit(".", 1)[-1]
-    if leaf == "noise_strength":
-        return value.reshape(())
-    if leaf == "bias":
-        return value.reshape(-1)
-    if leaf == "noise_const" and value.ndim == 4:
-        return value[0, 0]
-    if (leaf == "weight" and value.ndim == 5) or (leaf == "const" and value.ndim == 4):
-        return value[0]
-    return value
-
-
 # --- sizes and values ---
 
 
@@ -267,14 +180,14 @@ def convert_generator(
     Raises:
       CheckpointError: naming the tensor that is missing, unknown, of a wrong shape or not finite.
     """
-    _check_finite(state, name)
+    _check_values(state, name)
     state = dict(state)
     taps = _resample_filter(state, name)
     w_avg = state.pop("mapping.w_avg", None)
     channels = {
         int(m[1]): state[key].shape[0]
         for key in state
-        if (m := re.fullmatch(r"synthesis\.b(\d+)\.conv1\.weight", key)) and state[key].ndim == 4
+        if state[key].ndim == 4 and (m := re.fullmatch(r"synthesis\.b(\d+)\.conv1\.weight", key))
     }
     if 4 not in channels or "mapping.fc0.weight" not in state:
         raise CheckpointError(
@@ -319,10 +232,14 @@ def convert_discriminator(
     Raises:
       CheckpointError: as `convert_generator`.
     """
-    _check_finite(state, name)
+    _check_values(state, name)
     state = dict(state)
     taps = _resample_filter(state, name)
-    channels = {int(m[1]): state[key].shape[1] for key in state if (m := re.fullmatch(r"b(\d+)\.conv0\.weight", key))}
+    channels = {
+        int(m[1]): state[key].shape[1]
+        for key in state
+        if state[key].ndim == 4 and (m := re.fullmatch(r"b(\d+)\.conv0\.weight", key))
+    }
     if "b4.fc.weight" not in state or not channels:
         raise CheckpointError(f"{name}: b4.fc.weight or every b*.conv0.weight is missing; the file is not whole")
     channels[4] = state["b4.fc.weight"].shape[0]
@@ -367,6 +284,8 @@ def _resample_filter(state: State, name: str) -> tuple[float, ...]:
     taps = None
     for key, kernel in found.items():
         kernel = np.asarray(kernel, np.float64)
+        if kernel.ndim not in (1, 2) or not kernel.any() or abs(kernel.sum()) < 1e-6 * np.abs(kernel).sum():
+            raise CheckpointError(f"{name}: {key} of shape {kernel.shape} is no resampling filter")
         kernel = kernel / kernel.sum()
         one = kernel if kernel.ndim == 1 else kernel.sum(0)
         if kernel.ndim == 2 and not np.allclose(np.outer(kernel.sum(1), one), kernel, atol=1e-6):
@@ -385,12 +304,20 @@ def _resample_filter(state: State, name: str) -> tuple[float, ...]:
     return tuple(float(t) for t in (rounded if np.allclose(scaled, rounded, atol=1e-4) else taps))
 
 
-def _check_finite(state: State, name: str) -> None:
+def _check_values(state: State, name: str) -> None:
     for key, value in state.items():
+        if value.dtype.kind not in "fiu":
+            raise CheckpointError(f"{name}: {key} has dtype {value.dtype}, not numbers; is this a StyleGAN2?")
         if not np.isfinite(value).all():
             raise CheckpointError(
                 f"{name}: {key} has NaN or infinite values; take an earlier or whole copy of the file"
             )
+        if key in _TELL_SIZES and value.ndim != _TELL_SIZES[key]:
+            raise CheckpointError(f"{name}: {key} has shape {value.shape}, not {_TELL_SIZES[key]} axes")
+
+
+# Axes of the tensors that sizes are inferred from, besides kernels.
+_TELL_SIZES = {"mapping.embed.weight": 2, "mapping.fc0.weight": 2, "b4.fc.weight": 2, "b4.conv.weight": 4}
 
 
 def _taken(state: State, key: str, shape: tuple[int, ...], name: str) -> np.ndarray:

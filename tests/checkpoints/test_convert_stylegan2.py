@@ -1,5 +1,6 @@
 """Reading StyleGAN2 out of every container, and refusing what is not whole."""
 
+import jax
 import numpy as np
 import pytest
 import tiny
@@ -9,6 +10,8 @@ from lsap_jax.checkpoints.nvidia_pickle import Module
 from lsap_jax.checkpoints.store import flatten
 from lsap_jax.errors import CheckpointError
 from lsap_jax.generators import stylegan2
+from lsap_jax.networks import discriminators
+from lsap_jax.networks.discriminators import DiscriminatorSizes
 
 pytestmark = pytest.mark.fast
 KERNEL = np.outer([1, 3, 3, 1], [1, 3, 3, 1]).astype(np.float32) / 64
@@ -165,3 +168,37 @@ def test_other_files_are_refused(obj):
 def test_an_impossible_mean_of_w_is_refused(mean):
     with pytest.raises(CheckpointError, match="latent_avg"):
         generator_from_checkpoint({"g_ema": rosinality_state(tiny.generator()), "latent_avg": mean})
+
+
+RESHAPED = {
+    "scalar": lambda v: np.float32(1),
+    "flat": lambda v: v.reshape(-1),
+    "axis before": lambda v: v[None],
+    "axis after": lambda v: v[..., None],
+    "empty": lambda v: v[:0] if v.ndim else v.reshape(1)[:0],
+    "longer": lambda v: np.concatenate([v, v]) if v.ndim else np.stack([v, v]),
+    "zero": lambda v: v * 0,
+    "text": lambda v: np.array(["a"]),
+    "complex": lambda v: v.astype(complex),
+}
+
+
+@pytest.mark.parametrize("how", list(RESHAPED))
+def test_any_wrong_tensor_is_a_checkpoint_error_or_harmless(how):
+    G = tiny.generator()
+    D = discriminators.init(jax.random.key(0), DiscriminatorSizes(8, ((4, 4), (8, 3)), 2, 4, 1))
+    judge = {k.replace("/", "."): v for k, v in flatten(jax.device_get(D.params)).items()}
+    judge = {k: v.transpose({4: (3, 2, 0, 1), 2: (1, 0)}.get(v.ndim)) for k, v in judge.items()}
+    judge["b8.conv1.resample_filter"] = KERNEL
+    for state, read in (
+        (rosinality_state(G), lambda s: generator_from_checkpoint({"g_ema": s, "latent_avg": np.zeros(16)}, "c.pt")),
+        ({**nvidia_state(G), "mapping.w_avg": np.zeros(16)}, lambda s: generator_from_checkpoint(s, "c.pt")),
+        (judge, lambda s: discriminator_from_checkpoint(s, "c.pt")),
+    ):
+        shapes = jax.tree.map(np.shape, read(state).params)
+        for key in state:
+            try:
+                found = read({**state, key: RESHAPED[how](state[key])})
+            except CheckpointError:
+                continue
+            assert jax.tree.map(np.shape, found.params) == shapes
