@@ -11,8 +11,6 @@ from jax import lax
 
 from lsap_jax.generators import ops
 
-pytestmark = pytest.mark.fast
-
 FILTERS = [(1.0, 3.0, 3.0, 1.0), (1.0, 2.0, 5.0, 3.0), (1.0, 1.0), (1.0, 2.0, 1.0), (1.0, 5.0, 10.0, 10.0, 5.0, 1.0)]
 
 
