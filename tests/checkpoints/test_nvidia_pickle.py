@@ -131,39 +131,39 @@ def test_reads_a_snapshot(tmp_path, protocol):
     assert not marker.exists()
 
 
-def refused(value, message):
+def check_refused(value, message):
     with pytest.raises(CheckpointError, match=message):
         nvidia_pickle.read(value if isinstance(value, bytes) else pickled.dumps(value))
 
 
 def test_tensorflow_pickles_are_refused_with_the_cure():
     network = Call(Name("dnnlib.tflib.network", "Network"), (), {"version": 4, "build_module_src": "boom"})
-    refused((network, network, network), "TensorFlow.*legacy.py")
+    check_refused((network, network, network), "TensorFlow.*legacy.py")
 
 
 def test_other_contents_are_refused_by_name():
-    refused({"G": Call(Name("os", "system"), ("true",))}, "os.system.*nothing was executed")
-    refused({"G": Call(Name("torch.storage", "_load_from_bytes"), (b"\x80\x02cos\nsystem\n.",))}, "plain pickle")
+    check_refused({"G": Call(Name("os", "system"), ("true",))}, "os.system.*nothing was executed")
+    check_refused({"G": Call(Name("torch.storage", "_load_from_bytes"), (b"\x80\x02cos\nsystem\n.",))}, "plain pickle")
     evil = pickled.torch_file(Call(Name("os", "system"), ("true",)), {})
-    refused({"G": Call(Name("torch.storage", "_load_from_bytes"), (evil,))}, "os.system")
-    refused({"G": Call(Name("torch.storage", "_load_from_bytes"), ("text",))}, "storage is not one")
+    check_refused({"G": Call(Name("torch.storage", "_load_from_bytes"), (evil,))}, "os.system")
+    check_refused({"G": Call(Name("torch.storage", "_load_from_bytes"), ("text",))}, "storage is not one")
 
 
 def test_wrong_contents_are_refused():
     persistent = Name("torch_utils.persistence", "_reconstruct_persistent_obj")
-    refused({"G": 1}, "no dictionary of networks")
-    refused([generator()], "no dictionary of networks")
-    refused({"G": Call(persistent, ({"type": "function"},))}, "not described as a class")
-    refused({"G": Call(persistent, ({"type": "class", "class_name": "G"},))}, "lacks its class name or state")
-    refused({"G_ema": module("Generator", {"weight": [1.0]})}, "G_ema.weight is a list, not a tensor")
-    refused({"G_ema": module("Generator", modules={"b4": 3})}, "G_ema.b4 is a int, not a module")
-    refused({"G_ema": module("Generator", {3: None})}, "G_ema._parameters is not a dictionary of names")
-    refused(b"<html>Not found</html>", "web page")
-    refused(b"\x93NUMPY\x01\x00", r"not an NVIDIA network pickle but an \.npy")
+    check_refused({"G": 1}, "no dictionary of networks")
+    check_refused([generator()], "no dictionary of networks")
+    check_refused({"G": Call(persistent, ({"type": "function"},))}, "not described as a class")
+    check_refused({"G": Call(persistent, ({"type": "class", "class_name": "G"},))}, "lacks its class name or state")
+    check_refused({"G_ema": module("Generator", {"weight": [1.0]})}, "G_ema.weight is a list, not a tensor")
+    check_refused({"G_ema": module("Generator", modules={"b4": 3})}, "G_ema.b4 is a int, not a module")
+    check_refused({"G_ema": module("Generator", {3: None})}, "G_ema._parameters is not a dictionary of names")
+    check_refused(b"<html>Not found</html>", "web page")
+    check_refused(b"\x93NUMPY\x01\x00", r"not an NVIDIA network pickle but an \.npy")
 
 
 def test_modules_without_end_are_refused():
-    refused(
+    check_refused(
         # A dict of modules is remembered as 0, the network that holds it as 1, and then stored in the dict.
         b"\x80\x02}q\x000ctorch_utils.persistence\n_reconstruct_persistent_obj\n}("
         b"U\x04typeU\x05classU\x0aclass_nameU\x04LoopU\x05state}U\x08_modulesh\x00su\x85Rq\x010"
@@ -173,7 +173,7 @@ def test_modules_without_end_are_refused():
     node = module("Leaf")
     for _ in range(40):  # 2^40 paths in a file of a few KB
         node = module("Node", modules={"a": node, "b": node})
-    refused({"G": node}, "more than 10000 modules")
+    check_refused({"G": node}, "more than 10000 modules")
 
 
 def test_missing_files_are_named(tmp_path):
