@@ -208,7 +208,7 @@ def _summary(found: inversion.Inversion, i: int) -> str:
 
 
 def _show_progress(label: str, step: int, total: int, loss: np.ndarray, seconds: float) -> None:
-    rate = step / seconds if seconds else 0.0
+    rate = step / seconds if seconds > 0.01 else 0.0  # no time has passed when the first call returns
     left = f"{(total - step) / rate:.0f} s left" if rate else "compiled"
     print(
         f"\r{label} step {step}/{total}  loss {np.nanmean(loss):.4f}  {rate:.2f} steps/s  {left}   ",
