@@ -47,12 +47,22 @@ class Judges(flax.struct.PyTreeNode):
 
 
 class Scene(NamedTuple):
-    """One image under optimisation: the render at two sizes, (1, h, w, 3), its code (1, num_ws, w_dim), its noise."""
+    """One image under optimisation.
+
+    Attributes:
+      image: (1, H, W, 3) the render.
+      small: (1, h, w, 3) the render at the working resolution.
+      ws: (1, num_ws, w_dim) its code.
+      noise: its noise maps.
+      open_rows: (num_ws,) 1 for the rows of `ws` that are free, 0 for those that still repeat row 0 (progressive
+        encoders): the alignment terms leave the layers of these out. None where all are free.
+    """
 
     image: jax.Array
     small: jax.Array
     ws: jax.Array
     noise: tuple[jax.Array, ...]
+    open_rows: jax.Array | None = None
 
 
 class Term(NamedTuple):
@@ -101,6 +111,7 @@ def loss(
     noise: tuple[jax.Array, ...],
     target: dict[str, Any],
     resolution: int,
+    open_rows: jax.Array | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Weighted sum of the terms for one image, and each term before weighting.
 
@@ -113,8 +124,9 @@ def loss(
       noise: its noise maps, (h, w) each.
       target: from `targets`.
       resolution: side in pixels at which images are compared.
+      open_rows: see `Scene`.
     """
-    scene = Scene(image[None], resize.area(image[None], resolution), ws[None], noise)
+    scene = Scene(image[None], resize.area(image[None], resolution), ws[None], noise, open_rows)
     values = {name: _term(name).value(judges, G, scene, target[name]) for name, _ in terms}
     return jnp.stack([weight * values[name] for name, weight in terms]).sum(), values
 
@@ -166,12 +178,19 @@ def _vgg(judges, G, scene, target):
     return jnp.stack([jnp.square(a - b).mean() for a, b in zip(got, target, strict=True)]).sum()
 
 
-def _z_scores(judges: Judges, G: Generator, scene: Scene) -> jax.Array:
-    return alignment.calibrated(G, judges.alignment, scene.ws)
+def _open_layers(G: Generator, scene: Scene) -> jax.Array:
+    """(L,) weights of the layers: 1 where the row that a layer reads is free."""
+    rows = jnp.array(G.arch.alignment_rows)
+    return jnp.ones(rows.shape) if scene.open_rows is None else scene.open_rows[rows].astype(jnp.float32)
 
 
-def _beyond_one(z: jax.Array) -> jax.Array:
-    return jnp.square(jax.nn.relu(z - 1)).mean()
+def _sncd(judges: Judges, G: Generator, scene: Scene, target: None) -> jax.Array:
+    return (alignment.sncd(G, judges.alignment, scene.ws)[0] * _open_layers(G, scene)).sum()
+
+
+def _beyond_one(judges: Judges, G: Generator, scene: Scene, two_sided: bool) -> jax.Array:
+    z, weight = alignment.calibrated(G, judges.alignment, scene.ws)[0], _open_layers(G, scene)
+    return (jnp.square(jax.nn.relu((jnp.abs(z) if two_sided else z) - 1)) * weight).sum() / weight.sum()
 
 
 def _safe_norm(x: jax.Array, axis: Any) -> jax.Array:
@@ -190,9 +209,9 @@ TERMS: dict[str, Term] = {
         lambda j, image, small: j.identity.embed(small),
         lambda j, G, s, t: 1 - (j.identity.embed(s.small) * t).sum(),
     ),
-    "sncd": Term("alignment", _nothing, lambda j, G, s, t: alignment.sncd(G, j.alignment, s.ws).sum()),
-    "sncd_calibrated": Term("alignment", _nothing, lambda j, G, s, t: _beyond_one(_z_scores(j, G, s))),
-    "sncd_typical": Term("alignment", _nothing, lambda j, G, s, t: _beyond_one(jnp.abs(_z_scores(j, G, s)))),
+    "sncd": Term("alignment", _nothing, _sncd),
+    "sncd_calibrated": Term("alignment", _nothing, lambda j, G, s, t: _beyond_one(j, G, s, two_sided=False)),
+    "sncd_typical": Term("alignment", _nothing, lambda j, G, s, t: _beyond_one(j, G, s, two_sided=True)),
     "delta": Term(None, _nothing, lambda j, G, s, t: _safe_norm(s.ws[0, 1:] - s.ws[0, :1], -1).sum()),
     "w_norm": Term(None, _nothing, lambda j, G, s, t: _safe_norm(s.ws[0] - G.w_avg[None], None)),
     "noise": Term(None, _nothing, lambda j, G, s, t: noise_regularizer(s.noise)),

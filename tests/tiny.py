@@ -75,6 +75,10 @@ class Shallow:
     def alignment_styles(self, styles):
         return styles
 
+    @property
+    def alignment_rows(self):
+        return tuple(range(self.num_ws))
+
     def initial_features(self, params, batch):
         return Features(jnp.zeros((batch, self.resolution, self.resolution, 3)))
 

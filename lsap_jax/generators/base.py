@@ -103,6 +103,11 @@ class Architecture(Protocol):
         """The subset of `styles` that S^N is made of, and its order."""
         ...
 
+    @property
+    def alignment_rows(self) -> tuple[int, ...]:
+        """The row of W+ that each of `alignment_styles` reads."""
+        ...
+
     def initial_features(self, params: Any, batch: int) -> Features:
         """What stands before block 0."""
         ...

@@ -97,17 +97,22 @@ class MobileStyleGAN:
     def styles(self, params: Any, ws: jax.Array) -> tuple[jax.Array, ...]:
         """(B, num_ws, w_dim) -> (B, C) vectors: convolution of block 0; wavelet step, a, b of each block; image."""
         synthesis = params["synthesis"]
-        affine, row = [synthesis["b4"]["conv"]["affine"]], [0]
+        affine = [synthesis["b4"]["conv"]["affine"]]
         for index in range(1, len(self.channels)):
             block = synthesis[self._name(index)]
             affine += [block["up"], block["conv_a"]["affine"], block["conv_b"]["affine"]]
-            row += [2 * index - 1, 2 * index - 1, 2 * index]
-        affine, row = [*affine, synthesis["image"]["affine"]], [*row, self.num_ws - 1]
-        return tuple(_linear(a, ws[:, r]) for a, r in zip(affine, row, strict=True))
+        affine.append(synthesis["image"]["affine"])
+        return tuple(_linear(a, ws[:, row]) for a, row in zip(affine, self.alignment_rows, strict=True))
 
     def alignment_styles(self, styles: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
         """All of them."""
         return styles
+
+    @property
+    def alignment_rows(self) -> tuple[int, ...]:
+        """0; then for every block its wavelet step's and convolution a's, and convolution b's; the image's."""
+        middle = ((2 * k - 1, 2 * k - 1, 2 * k) for k in range(1, len(self.channels)))
+        return (0, *itertools.chain.from_iterable(middle), self.num_ws - 1)
 
     def initial_features(self, params: Any, batch: int) -> Features:
         """The constant input, (B, 4, 4, C)."""

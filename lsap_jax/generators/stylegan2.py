@@ -140,6 +140,11 @@ class StyleGAN2:
         last = len(self.layers) - 1
         return tuple(s for i, s in enumerate(styles) if self.layers[i].name != "torgb" or i == last)
 
+    @property
+    def alignment_rows(self) -> tuple[int, ...]:
+        """Each row in turn."""
+        return tuple(range(self.num_ws))
+
     def initial_features(self, params: Any, batch: int) -> Features:
         """The learned constant (B, 4, 4, C), and no picture."""
         const = params["synthesis"]["b4"]["const"].astype(self.activation_dtype)
