@@ -92,6 +92,9 @@ class Shallow:
     def to_image(self, params, features):
         return features.x
 
+    def preview_blocks(self, previews):
+        return {}
+
 
 @functools.cache
 def shallow(seed: int = 0) -> Generator:

@@ -127,6 +127,14 @@ class Architecture(Protocol):
         """Features after the last block -> (B, resolution, resolution, 3)."""
         ...
 
+    def preview_blocks(self, previews: dict[str, Any]) -> dict[int, int]:
+        """Sides below `resolution` at which images can be had early -> how many blocks that takes."""
+        ...
+
+    def preview(self, previews: dict[str, Any], side: int, features: Features, ws: jax.Array) -> jax.Array:
+        """Features after `preview_blocks(previews)[side]` blocks -> (B, side, side, 3)."""
+        ...
+
 
 class Generator(flax.struct.PyTreeNode):
     """A pretrained generator.
@@ -137,6 +145,8 @@ class Generator(flax.struct.PyTreeNode):
       noise: the stored constant noise maps, each (h, w), in the order of use.
       arch: the static record of sizes.
       name: where it came from, for messages and records.
+      previews: {"128": ..., "256": ...}: heads for rendering small (lsap_jax/generators/previews.py), fitted to these
+        very weights, so `replace(params=...)` and `replace(noise=...)` drop them; no part of the fingerprint.
     """
 
     params: Any
@@ -144,11 +154,17 @@ class Generator(flax.struct.PyTreeNode):
     noise: tuple[jax.Array, ...]
     arch: Architecture = flax.struct.field(pytree_node=False)
     name: str = flax.struct.field(pytree_node=False, default="")
+    previews: dict[str, Any] = flax.struct.field(default_factory=dict)
 
     @property
     def resolution(self) -> int:
         """Side of the rendered image in pixels."""
         return self.arch.resolution
+
+    @property
+    def resolutions(self) -> tuple[int, ...]:
+        """Every side that `synthesize` can render, ascending; the last is `resolution`."""
+        return (*sorted(self.arch.preview_blocks(self.previews)), self.resolution)
 
     @property
     def num_ws(self) -> int:
@@ -224,22 +240,35 @@ class Generator(flax.struct.PyTreeNode):
         """
         return _styles(self, self._checked(ws))
 
-    def synthesize(self, ws: jax.Array, noise: Noise = "const") -> jax.Array:
+    def synthesize(self, ws: jax.Array, noise: Noise = "const", resolution: int | None = None) -> jax.Array:
         """Render codes.
+
+        A smaller resolution runs only the blocks up to it. A StyleGAN2 gives the sum of its pictures so far, without
+        what later blocks add; a generator with preview heads an estimate of its full render, area-downsampled.
 
         Args:
           ws: (B, num_ws, w_dim).
           noise: "const" for the stored maps, "none", a sequence of maps (h, w) or (B, h, w) in the order
             of use, or a PRNG key for fresh noise.
+          resolution: one of `resolutions`; None for the full one.
 
         Returns:
           (B, resolution, resolution, 3) float32, about [-1, 1], not clipped.
 
         Raises:
-          ConfigError: if `ws` or the noise maps have another shape.
+          ConfigError: if `ws` or the noise maps have another shape, or this resolution cannot be rendered.
         """
         ws = self._checked(ws)
-        return _synthesize(self, ws, self.noise_maps(noise, ws.shape[0]))
+        if resolution is None or resolution == self.resolution:
+            return _synthesize(self, ws, self.noise_maps(noise, ws.shape[0]))
+        if resolution not in self.resolutions:
+            raise ConfigError(
+                f"resolution={resolution}: {self.name or 'this generator'} renders at {self.resolutions}. Smaller "
+                "images come from the skip sum of a StyleGAN2 (a 'resnet' or 'orig' one has none), or from preview "
+                "heads fitted to the very weights of a generator (a tuned one has none). For any other size shrink "
+                f"the full render: lsap_jax.data.resize.area(G.synthesize(ws), {resolution})"
+            )
+        return _preview(self, ws, self.noise_maps(noise, ws.shape[0]), resolution)
 
     def initial_features(self, batch: int) -> Features:
         """What stands before block 0, for `run_blocks`."""
@@ -293,6 +322,17 @@ class Generator(flax.struct.PyTreeNode):
         return ws
 
 
+def _replace(self: Generator, **changes: Any) -> Generator:
+    """A copy with other fields; other weights or noise leave the previews behind, unless new ones are given."""
+    if changes.keys() & {"params", "noise"}:
+        changes.setdefault("previews", {})
+    return dataclasses.replace(self, **changes)
+
+
+# After the class, as PyTreeNode puts its own `replace` over one in the body.
+Generator.replace = _replace  # type: ignore[bad-assignment]
+
+
 def architecture_record(arch: Architecture) -> dict[str, Any]:
     """The JSON form of an architecture, as stored in weight files.
 
@@ -326,6 +366,13 @@ def _blocks(G: Generator, features: Features, ws: jax.Array, noise: tuple, start
 def _synthesize(G: Generator, ws: jax.Array, noise: tuple) -> jax.Array:
     features = _blocks(G, G.arch.initial_features(G.params, ws.shape[0]), ws, noise, 0, G.num_blocks)
     return G.arch.to_image(G.params, features)
+
+
+@jax.jit(static_argnames="side")
+def _preview(G: Generator, ws: jax.Array, noise: tuple, side: int) -> jax.Array:
+    stop = G.arch.preview_blocks(G.previews)[side]
+    features = _blocks(G, G.arch.initial_features(G.params, ws.shape[0]), ws, noise, 0, stop)
+    return G.arch.preview(G.previews, side, features, ws)
 
 
 @jax.jit(static_argnames=("start", "stop"))

@@ -137,14 +137,26 @@ class MobileStyleGAN:
             x = _styled(block["conv_a"], x, a, noise[0])
             x = _styled(block["conv_b"], x, b, noise[1])
         else:
-            # In float32 whatever the activations are: eight bits of mantissa would show in the image.
-            x = _modulate(x.astype(jnp.float32), styles[-1]) @ block["weight"] + ops.per_channel(block["bias"])
+            x = _bands(block, x, styles[-1])
         return Features(x=x)
 
     def to_image(self, params: Any, features: Features) -> jax.Array:
         """12 bands -> (B, resolution, resolution, 3) float32."""
         del params
         return inverse_haar(features.x)
+
+    def preview_blocks(self, previews: dict[str, Any]) -> dict[int, int]:
+        """The sides that `previews` has heads for; the one of side r reads the block at r / 2 pixels."""
+        return {int(side): (int(side) // 8).bit_length() for side in previews}
+
+    def preview(self, previews: dict[str, Any], side: int, features: Features, ws: jax.Array) -> jax.Array:
+        """As the last block: times a style, 1x1 convolution to 12 bands, inverse wavelet step.
+
+        The style is affine in the row of W+ that the next block's wavelet step would take.
+        """
+        head = previews[str(side)]
+        row = 2 * self.preview_blocks(previews)[side] - 1
+        return inverse_haar(_bands(head, features.x, _linear(head["affine"], ws[:, row])))
 
     def _name(self, index: int) -> str:
         return f"b{4 << index}" if index < len(self.channels) else "image"
@@ -190,6 +202,14 @@ def param_shapes(arch: MobileStyleGAN) -> dict[str, Any]:
         }
     synthesis["image"] = {"affine": linear(arch.w_dim, last), **linear(last, 12)}
     return {"mapping": mapping, "synthesis": synthesis}
+
+
+def _bands(head: Any, x: jax.Array, style: jax.Array) -> jax.Array:
+    """Styled 1x1 convolution to wavelet bands, (B, h, w, C) -> (B, h, w, 12).
+
+    In float32 whatever the activations are: eight bits of mantissa would show in the image.
+    """
+    return _modulate(x.astype(jnp.float32), style) @ head["weight"] + ops.per_channel(head["bias"])
 
 
 def _styled(conv: Any, x: jax.Array, style: jax.Array, noise: jax.Array | None) -> jax.Array:

@@ -183,6 +183,16 @@ class StyleGAN2:
             raise ConfigError(f"no picture yet: a {self.architecture!r} generator makes it in its last block")
         return features.image
 
+    def preview_blocks(self, previews: dict[str, Any]) -> dict[int, int]:
+        """Every smaller side, where there is a skip sum."""
+        del previews
+        return {r: k for k, r in enumerate(self.resolutions[:-1], start=1)} if self.architecture == "skip" else {}
+
+    def preview(self, previews: dict[str, Any], side: int, features: Features, ws: jax.Array) -> jax.Array:
+        """The skip sum so far, (B, side, side, 3)."""
+        del side, ws
+        return self.to_image(previews, features)
+
     def _layer(self, p, x, style, noise, upsample=False, gain=1.0):
         """Modulated convolution, + noise, + bias, leaky ReLU."""
         kernel = p["weight"]
