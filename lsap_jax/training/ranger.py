@@ -63,15 +63,15 @@ def ranger(
     """
 
     def init(params):
-        zeros = jax.tree.map(jnp.zeros_like, params)
+        mu, nu = (jax.tree.map(jnp.zeros_like, params) for _ in range(2))
         # A copy: the slow weights must not share buffers with params that a training step donates.
         slow = jax.tree.map(jnp.array, params)
-        return RangerState(jnp.zeros((), jnp.int32), zeros, jax.tree.map(jnp.zeros_like, params), slow)
+        return RangerState(jnp.zeros((), jnp.int32), mu, nu, slow)
 
     def update(updates, state, params=None):
         if params is None:
             raise ValueError("ranger moves weights towards their slow copy: call update(gradients, state, params)")
-        count = optax.safe_increment(state.count)
+        count = state.count + 1
         rate = learning_rate(state.count) if callable(learning_rate) else learning_rate
         trusted, factor = rectification(count, b2, threshold)
         step = rate * factor / -jnp.expm1(count * math.log(b1))
@@ -118,8 +118,8 @@ def rectification(count: jax.Array, b2: float, threshold: float = 5) -> tuple[ja
     a, longest = -math.log(b2), 2 / (1 - b2) - 1
     t = count.astype(jnp.float32)
     q = a * t
-    # As written, N_t is the difference of two numbers near 2,000, and float32 would lose a hundredth of the first
-    # rectified steps. With coth(y / 2) = 2 / y + odd(y) the large parts cancel exactly: N_t = t - t odd(q) + odd(a).
+    # As written, N_t is the difference of two numbers near 2,000, and float32 would put the first rectified
+    # steps off by half a percent. With coth(y / 2) = 2 / y + odd(y) the large parts cancel exactly: N_t = t - t odd(q) + odd(a).
     early = t - t * _odd(jnp.minimum(q, 1)) + _odd(a)
     n = jnp.where(q < 1, early, longest - 2 * t / jnp.expm1(q))
     trusted = n > threshold
