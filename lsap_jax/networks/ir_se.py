@@ -17,6 +17,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from lsap_jax.networks.batch_norm import BatchNorm
+
 
 class Stage(NamedTuple):
     """Units in sequence at one resolution; the first halves the image's side.
@@ -32,8 +34,6 @@ class Stage(NamedTuple):
 
 IR_SE50 = (Stage(64, 3), Stage(128, 4), Stage(256, 14), Stage(512, 3))
 REDUCTION = 16  # of channels inside squeeze-and-excitation
-
-BatchNorm = functools.partial(nn.BatchNorm, momentum=0.9, epsilon=1e-5)  # PyTorch calls this momentum 0.1
 
 
 class PReLU(nn.Module):
