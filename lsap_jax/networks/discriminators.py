@@ -149,6 +149,18 @@ def param_shapes(sizes: DiscriminatorSizes) -> dict[str, Any]:
     return shapes
 
 
+def sizes_for(resolution: int, finest: int, widest: int = 512) -> DiscriminatorSizes:
+    """Published nets' proportions: `finest` channels at `resolution`, twice as many at each halving up to `widest`.
+
+    StyleGAN2's for FFHQ is `sizes_for(1024, 32)`, its half `sizes_for(1024, 16)`.
+
+    Raises:
+      ConfigError: if the resolution is no power of two from 8.
+    """
+    halvings = range(resolution.bit_length() - 3, -1, -1)
+    return DiscriminatorSizes(resolution, tuple((resolution >> n, min(widest, finest << n)) for n in halvings))
+
+
 def init(key: jax.Array, sizes: DiscriminatorSizes) -> Discriminator:
     """A discriminator with random weights, as training starts: unit variance, biases 0."""
     return Discriminator(_random_weights(key, sizes), sizes, name="random weights")

@@ -118,8 +118,8 @@ def rectification(count: jax.Array, b2: float, threshold: float = 5) -> tuple[ja
     a, longest = -math.log(b2), 2 / (1 - b2) - 1
     t = count.astype(jnp.float32)
     q = a * t
-    # As written, N_t is the difference of two numbers near 2,000, and float32 would put the first rectified
-    # steps off by half a percent. With coth(y / 2) = 2 / y + odd(y) the large parts cancel exactly: N_t = t - t odd(q) + odd(a).
+    # As written, N_t is the difference of two numbers near 2,000, and float32 would put the first rectified steps off
+    # by half a percent. With coth(y / 2) = 2 / y + odd(y) the large parts cancel: N_t = t - t odd(a t) + odd(a).
     early = t - t * _odd(jnp.minimum(q, 1)) + _odd(a)
     n = jnp.where(q < 1, early, longest - 2 * t / jnp.expm1(q))
     trusted = n > threshold

@@ -135,3 +135,17 @@ def test_wrong_input_is_refused():
     for fields in ({"resolution": 12}, {"channels": ((4, 4),)}, {"architecture": "x"}):
         with pytest.raises(ConfigError):
             DiscriminatorSizes(**{"resolution": 8, "channels": TINY.channels, **fields})
+
+
+@pytest.mark.fast
+def test_proportions_of_the_published_nets():
+    assert dict(discriminators.sizes_for(1024, 32).channels) == WIDTHS
+    sizes = discriminators.sizes_for(256, 64)
+    assert dict(sizes.channels) == {4: 512, 8: 512, 16: 512, 32: 512, 64: 256, 128: 128, 256: 64}
+    with pytest.raises(ConfigError, match="resolution 100"):
+        discriminators.sizes_for(100, 64)
+    # 29,012,513 at 1024, counted without making it.
+    leaves = jax.tree.leaves(
+        discriminators.param_shapes(discriminators.sizes_for(1024, 32)), is_leaf=lambda x: isinstance(x, tuple)
+    )
+    assert sum(int(np.prod(shape)) for shape in leaves) == 29_012_513
