@@ -35,3 +35,7 @@ class DirectionError(LsapError):
 
 class ResultError(LsapError):
     """A results folder cannot be written, or holds something this command did not write."""
+
+
+class TrainingError(LsapError):
+    """A training run cannot go on: a term of the loss, or its gradient, is not finite."""

@@ -1,0 +1,27 @@
+"""e4e on FFHQ at 1024 x 1024 (Tov et al., arXiv:2102.02766), by the recipe of its reference code.
+
+    python -m lsap_jax.train --config configs/ffhq_e4e.py --workdir DIR
+
+NEEDS the same files as configs/ffhq.py.
+
+COST: not measured. RESULT: not measured here; the LSAP authors report LPIPS-Alex 0.197, ID 0.50 on CelebA-HQ.
+"""
+
+from lsap_jax.config import Config, Data, Encoder, Loss, Train
+
+
+def get_config() -> Config:
+    """Image terms, delta regularisation, latent critic; row by row open until step 52,000."""
+    return Config(
+        generator="weights/stylegan2-ffhq-config-f.pt",
+        train=Train(
+            encoder=Encoder(trunk="ir-se", head="e4e", weights="weights/model_ir_se50.pth"),
+            data=Data(source="folder:data/FFHQ", validation="folder:data/CelebA-HQ/test", validation_count=2_824),
+            loss=Loss(l2=1.0, lpips_alex=0.8, id=0.1, delta=2e-4, adversarial=0.1),
+            steps=500_000,
+            batch_size=8,
+            progressive_start=20_000,
+            progressive_every=2_000,
+            id_weights="weights/model_ir_se50.pth",
+        ),
+    )

@@ -1,0 +1,39 @@
+"""What the commands share of their command line: errors in one line, never a traceback."""
+
+import dataclasses
+import sys
+from typing import Any
+
+from absl import app
+
+from lsap_jax.config import Config
+
+
+def parse(argv: list[str]) -> list[str]:
+    """Parse flags as absl does, and end in one line also where the config file or a field of it is at fault."""
+    try:
+        return app.parse_flags_with_usage(argv)
+    except KeyError as error:  # of ml_collections, for a field that does not exist
+        sys.exit(f"lsap_jax: --config: {error.args[0]}; the fields are {', '.join(field_names(Config))}")
+
+
+def config_of(flag: Any) -> Config:
+    """The configuration that `--config` gave; ends with a message where it is missing or cannot be read."""
+    if flag.value is None:
+        sys.exit("lsap_jax: give --config FILE, for example --config configs/ffhq_mobile.py")
+    try:
+        _ = flag.value.generator
+    except OSError as error:  # ml_collections could not read the file, and says so when a field is first asked for
+        sys.exit(f"lsap_jax: --config: {error}")
+    return flag.value
+
+
+def field_names(kind: type, prefix: str = "") -> list[str]:
+    """All fields of a configuration, with dots: ["generator", "invert.preset", ...]."""
+    names = []
+    for field in dataclasses.fields(kind):
+        if dataclasses.is_dataclass(field.type):
+            names += field_names(field.type, f"{prefix}{field.name}.")
+        else:
+            names.append(prefix + field.name)
+    return names
