@@ -5,13 +5,15 @@ A file holds every array under its path in the tree (`synthesis/b4/const`) and, 
 checksums. Nothing in it is pickled, so any numpy reads it and nothing can be executed.
 """
 
+import contextlib
 import io
 import json
 import os
 import pathlib
-import tempfile
+import secrets
 import zipfile
-from typing import Any
+from collections.abc import Iterator
+from typing import IO, Any
 
 import numpy as np
 
@@ -46,27 +48,33 @@ def unflatten(flat: dict[str, np.ndarray]) -> Tree:
     return tree
 
 
-def write_atomically(path: str | os.PathLike, data: bytes) -> None:
-    """Write `data` to `path` so that a reader sees the old file, the new file, or none: never a part.
+@contextlib.contextmanager
+def writing(path: str | os.PathLike) -> Iterator[IO[bytes]]:
+    """Open a file for writing that a reader sees as it was, or whole, or not at all: never a part.
+
+    It appears under its name when the block ends; if the block raises, nothing is left.
 
     Raises:
       OSError: if the folder is not writable or the disk is full; no partial file stays behind.
     """
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
+        with open(temporary, "xb") as file:
+            yield file
             file.flush()
             os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)  # mkstemp makes private files; a cache may be shared
         os.replace(temporary, path)
     except BaseException:
-        pathlib.Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
+
+
+def write_atomically(path: str | os.PathLike, data: bytes) -> None:
+    """Write `data` to `path` as `writing` does."""
+    with writing(path) as file:
+        file.write(data)
 
 
 def save(path: str | os.PathLike, tree: Tree, meta: dict[str, Any]) -> None:
