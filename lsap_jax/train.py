@@ -2,8 +2,8 @@
 
     python -m lsap_jax.train --config configs/ffhq_mobile.py --workdir DIR
 
-One story from top to bottom: data, generator and judges, encoder and optimiser, checkpoints, the loop. The same command
-runs on one CPU, on all devices of a host, and on several hosts (see `lsap_jax.distributed` for the flags). Stopped at any
+One story from top to bottom: generator, data, judges, encoder and optimiser, checkpoints, the loop. The same command
+runs on one CPU, on all devices of a host, and on several hosts (`lsap_jax.distributed` has the flags). Stopped at any
 moment and started again, it goes on from the last checkpoint, and ends with the bits of a run that was not stopped;
 SIGTERM saves first.
 
@@ -36,7 +36,7 @@ from lsap_jax.data import pipeline, resize, samples
 from lsap_jax.errors import ConfigError, LsapError, TrainingError
 from lsap_jax.generators.base import Generator
 from lsap_jax.latent import spaces
-from lsap_jax.networks import encoder_files, encoders, ir_se
+from lsap_jax.networks import encoder_files, ir_se
 from lsap_jax.networks.encoders import Encoder, EncoderArch
 from lsap_jax.training import evaluation, initial, logs, update
 from lsap_jax.training import state as training_state

@@ -1,4 +1,4 @@
-"""What a run leaves to look at: metrics as JSON lines (and TensorBoard where installed), pictures, one line of progress.
+"""What a run leaves to look at: metrics, pictures, one line of progress.
 
 WORKDIR/metrics.jsonl    {"step": n, "split": "train" or "eval", metric: value, ...} a line
 WORKDIR/tensorboard/     the same, if tensorboardX is installed (`pip install 'lsap_jax[tensorboard]'`)
