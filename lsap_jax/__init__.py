@@ -13,14 +13,16 @@ from lsap_jax.embed.inversion import Inversion, invert
 from lsap_jax.errors import LsapError
 from lsap_jax.generators.base import Features, Generator
 from lsap_jax.latent import alignment, spaces
+from lsap_jax.networks.encoders import Encoder
 from lsap_jax.networks.identity import identity
 from lsap_jax.networks.lpips import load as lpips
-from lsap_jax.pretrained import load_generator
+from lsap_jax.pretrained import load_encoder, load_generator
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Direction",
+    "Encoder",
     "Features",
     "Generator",
     "Inversion",
@@ -31,6 +33,7 @@ __all__ = [
     "identity",
     "invert",
     "load_direction",
+    "load_encoder",
     "load_generator",
     "lpips",
     "pretrained",

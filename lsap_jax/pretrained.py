@@ -31,6 +31,7 @@ import numpy as np
 from lsap_jax import cache
 from lsap_jax.checkpoints import (
     convert_dlib,
+    convert_encoders,
     convert_lpips,
     convert_mobile,
     convert_mtcnn,
@@ -41,6 +42,8 @@ from lsap_jax.checkpoints import (
 from lsap_jax.errors import CheckpointError, FetchError
 from lsap_jax.generators import files as generator_files
 from lsap_jax.generators.base import Generator
+from lsap_jax.networks import encoder_files
+from lsap_jax.networks.encoders import Encoder
 
 _NVIDIA = (
     "Apache-2.0 (package); distilled from StyleGAN2-FFHQ, whose weights are NVIDIA's: "
@@ -228,6 +231,35 @@ def load_generator(name_or_path: str | os.PathLike) -> Generator:
     if path.suffix == ".npz":
         return generator_files.load(path).replace(name=name)
     return convert_stylegan2.generator_from_checkpoint(read.read(path), name)
+
+
+def load_encoder(
+    name_or_path: str | os.PathLike,
+    head: str | None = None,
+    start: np.ndarray | None = None,
+    num_ws: int | None = None,
+) -> Encoder:
+    """An encoder from a file.
+
+    Args:
+      name_or_path: a path: our `.npz`, or a published `.pt` or `.pth` of pSp, e4e, LSAP, ReStyle, a W encoder,
+        latent-composition or IDInvert, told apart by their contents.
+      head: "psp" or "e4e", for published files that do not say which they are.
+      start: (w_dim,) mean code, for published files without `latent_avg`.
+      num_ws: rows of the code, for published W encoders that do not say.
+
+    Returns:
+      the encoder, whose `name` is `name_or_path`.
+
+    Raises:
+      CheckpointError: if the file is missing, damaged, or holds no encoder; if a tensor is missing or left over.
+    """
+    name, path = os.fspath(name_or_path), pathlib.Path(name_or_path)
+    if not path.exists():
+        raise CheckpointError(f"{path}: no such file, and no encoder of this name")
+    if path.suffix == ".npz":
+        return encoder_files.load(path).replace(name=name)
+    return convert_encoders.encoder_from_checkpoint(read.read(path), name, head, start, num_ws)
 
 
 def _asset(name: str) -> Asset:

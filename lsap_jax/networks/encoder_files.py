@@ -33,7 +33,7 @@ def save(path: str | os.PathLike, E: Encoder, meta: dict[str, Any] | None = None
     with np.errstate(over="ignore"):
         stored = {**variables, "params": jax.tree.map(lambda x: np.asarray(x, dtype), variables["params"])}
     tree = {"variables": stored, "start": np.asarray(E.start, np.float32)}
-    _check_finite(tree, path)
+    check_finite(tree, path)
     record = {
         "kind": KIND,
         "name": E.name,
@@ -68,7 +68,7 @@ def from_tree(tree: store.Tree, meta: dict[str, Any], path: str | os.PathLike) -
         raise CheckpointError(f"{path}: an encoder that this version does not know ({error})") from None
     wanted = {"variables": shapes(arch), "start": (arch.num_ws, arch.w_dim)}
     check_shapes(tree, wanted, path)
-    _check_finite(tree, path)
+    check_finite(tree, path)
     tree = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), tree)
     name = meta.get("name") or os.fspath(path)
     return Encoder(tree["variables"], tree["start"], arch, name, meta.get("generator", ""))
@@ -110,7 +110,12 @@ def _flatten_shapes(tree: dict[str, Any], prefix: str = "") -> dict[str, tuple[i
     return flat
 
 
-def _check_finite(tree: store.Tree, path: str | os.PathLike) -> None:
+def check_finite(tree: store.Tree, path: str | os.PathLike) -> None:
+    """Look for numbers that are none.
+
+    Raises:
+      CheckpointError: if there is a NaN or an infinity; names the leaf.
+    """
     for key, value in store.flatten(tree).items():
         if not np.isfinite(value).all():
             raise CheckpointError(f"{path}: {key} has NaN or infinite values, or too large ones for its precision")

@@ -253,11 +253,28 @@ class Encoder(flax.struct.PyTreeNode):
         """
         return _encode(self, images, render, mask, stage)
 
+    def offsets(
+        self,
+        images: jax.Array,
+        render: jax.Array | None = None,
+        mask: jax.Array | None = None,
+        stage: jax.Array | int | None = None,
+    ) -> jax.Array:
+        """What a call adds to `start`; arguments and errors as there."""
+        return _offsets(self, images, render, mask, stage)
+
+
+@jax.jit
+def _offsets(
+    E: Encoder, images: jax.Array, render: jax.Array | None, mask: jax.Array | None, stage: jax.Array | None
+) -> jax.Array:
+    x = network_input(E.arch, images, render, mask)
+    offsets: Any = module(E.arch).apply(E.variables, x, stage=stage)
+    return offsets
+
 
 @jax.jit
 def _encode(
     E: Encoder, images: jax.Array, render: jax.Array | None, mask: jax.Array | None, stage: jax.Array | None
 ) -> jax.Array:
-    x = network_input(E.arch, images, render, mask)
-    offsets: Any = module(E.arch).apply(E.variables, x, stage=stage)
-    return E.start[None] + offsets
+    return E.start[None] + _offsets(E, images, render, mask, stage)

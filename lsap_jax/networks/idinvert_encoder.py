@@ -45,7 +45,8 @@ class IdinvertTrunk(nn.Module):
                 x = _Block(stage.width, self.dtype, name=f"block{index}")(x, train)
                 index += 1
             taps.append(x)
-        return tuple(taps[-3:])
+        fine, middle, coarse = taps[-3:]
+        return fine, middle, coarse
 
 
 class _Block(nn.Module):
