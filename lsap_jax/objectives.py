@@ -12,11 +12,14 @@ functions: `target` computes, once per photo, what stays fixed during the optimi
 | `lpips_alex`      | LPIPS v0.1 with AlexNet                                                        | pSp, PTI       |
 | `vgg`             | sum over conv1_1, conv1_2, conv3_2, conv4_2 of the MSE of VGG16 features       | Image2StyleGAN |
 | `id`              | 1 - cosine of face descriptors                                                 | pSp            |
+| `moco`            | 1 - cosine of MoCo-v2 features, for what is no face                            | pSp, e4e       |
 | `sncd`            | sum over layers of the cosine distance to the generator's own styles           | LSAP           |
 | `sncd_calibrated` | mean over layers of relu(z_l - 1)^2, z_l the distance among generator samples  | this project   |
 | `sncd_typical`    | mean over layers of relu(abs(z_l) - 1)^2: too average a code costs as well      | this project   |
 | `delta`           | sum over rows of |w_l - w_0|                                                   | e4e            |
 | `w_norm`          | |ws - w_avg|                                                                   | pSp            |
+| `vgg_conv4_3`     | MSE of VGG16's conv4_3 at the working resolution                               | IDInvert       |
+| `encoder`         | mean of (ws - E(image))^2: the encoder, shown the render, says the same code   | IDInvert       |
 | `noise`           | autocorrelation of the noise maps over a pyramid down to 8 x 8                 | StyleGAN2      |
 """
 
@@ -32,7 +35,8 @@ from lsap_jax.errors import ConfigError
 from lsap_jax.generators.base import Generator
 from lsap_jax.latent import alignment
 from lsap_jax.latent.alignment import Alignment
-from lsap_jax.networks import identity, lpips
+from lsap_jax.networks import identity, lpips, moco
+from lsap_jax.networks.moco import Moco
 
 Terms = tuple[tuple[str, float], ...]
 
@@ -43,7 +47,9 @@ class Judges(flax.struct.PyTreeNode):
     lpips_vgg: lpips.Lpips | None = None
     lpips_alex: lpips.Lpips | None = None
     identity: Any = None
+    moco: Moco | None = None
     alignment: Alignment | None = None
+    encoder: Any = None
 
 
 class Scene(NamedTuple):
@@ -55,7 +61,7 @@ class Scene(NamedTuple):
       ws: (1, num_ws, w_dim) its code.
       noise: its noise maps.
       open_rows: (num_ws,) 1 for the rows of `ws` that are free, 0 for those that still repeat row 0 (progressive
-        encoders): the alignment terms leave the layers of these out. None where all are free.
+        encoders): the alignment terms leave the layers of these out, and `delta` these rows. None where all are free.
     """
 
     image: jax.Array
@@ -79,19 +85,34 @@ class Term(NamedTuple):
     value: Callable[[Judges, Generator, Scene, Any], jax.Array]
 
 
-def judges_for(G: Generator, terms: Terms) -> Judges:
+def judges_for(G: Generator, terms: Terms, id_weights: str = "", moco_weights: str = "") -> Judges:
     """Load what these terms consult, and nothing else.
 
+    Args:
+      G: the generator.
+      terms: (name, weight) pairs.
+      id_weights: path of ArcFace weights (`model_ir_se50.pth`) for the term `id`; "" for dlib's descriptor.
+      moco_weights: path of MoCo-v2 weights for the term `moco`; no package ships them.
+
     Raises:
-      ConfigError: if a term has an unknown name.
+      CheckpointError: if one of the two files is missing, or does not hold these weights.
+      ConfigError: if a term has an unknown name, or `moco` is wanted without its weights.
       FetchError: if a network is missing and cannot be fetched.
     """
     wanted = {_term(name).judge for name, _ in terms}
+    if "moco" in wanted and not moco_weights:
+        raise ConfigError(
+            f"the term 'moco' needs MoCo-v2's ResNet-50, which no package ships: download {moco.FILE} from the authors "
+            "(facebookresearch/moco, 800 epochs) and give its path as moco_weights, in a training config as "
+            "config.train.moco_weights"
+        )
     return Judges(
         lpips_vgg=lpips.load("vgg") if "lpips_vgg" in wanted else None,
         lpips_alex=lpips.load("alex") if "lpips_alex" in wanted else None,
-        identity=identity.identity() if "identity" in wanted else None,
+        identity=identity.identity(id_weights or "dlib-face") if "identity" in wanted else None,
+        moco=moco.load(moco_weights) if "moco" in wanted else None,
         alignment=alignment.fit(G) if "alignment" in wanted else None,
+        encoder=encoder if "encoder" in wanted else None,
     )
 
 
@@ -168,6 +189,16 @@ def _lpips(judge: str) -> Term:
     return Term(judge, target, value)
 
 
+def _cosine(judge: str) -> Term:
+    def target(judges, image, small):
+        return getattr(judges, judge).embed(small)
+
+    def value(judges, G, scene, target):
+        return 1 - (getattr(judges, judge).embed(scene.small) * target).sum()
+
+    return Term(judge, target, value)
+
+
 def _image2stylegan_features(judges: Judges, small: jax.Array) -> tuple[jax.Array, ...]:
     assert judges.lpips_vgg is not None  # `judges_for` loaded it
     return judges.lpips_vgg.activations(small, ("conv1_1", "conv1_2", "conv3_2", "conv4_2"))
@@ -176,6 +207,11 @@ def _image2stylegan_features(judges: Judges, small: jax.Array) -> tuple[jax.Arra
 def _vgg(judges, G, scene, target):
     got = _image2stylegan_features(judges, scene.small)
     return jnp.stack([jnp.square(a - b).mean() for a, b in zip(got, target, strict=True)]).sum()
+
+
+def _conv4_3(judges: Judges, small: jax.Array) -> jax.Array:
+    assert judges.lpips_vgg is not None  # `judges_for` loaded it
+    return judges.lpips_vgg.activations(small, ("conv4_3",))[0]
 
 
 def _open_layers(G: Generator, scene: Scene) -> jax.Array:
@@ -193,6 +229,11 @@ def _beyond_one(judges: Judges, G: Generator, scene: Scene, two_sided: bool) -> 
     return (jnp.square(jax.nn.relu((jnp.abs(z) if two_sided else z) - 1)) * weight).sum() / weight.sum()
 
 
+def _delta(scene: Scene) -> jax.Array:
+    lengths = _safe_norm(scene.ws[0, 1:] - scene.ws[0, :1], -1)
+    return (lengths if scene.open_rows is None else lengths * scene.open_rows[1:].astype(lengths.dtype)).sum()
+
+
 def _safe_norm(x: jax.Array, axis: Any) -> jax.Array:
     # Every W+ optimisation starts where these distances are zero, and there the norm has no gradient.
     return jnp.sqrt(jnp.maximum(jnp.square(x).sum(axis), 1e-12))
@@ -204,15 +245,18 @@ TERMS: dict[str, Term] = {
     "lpips_vgg": _lpips("lpips_vgg"),
     "lpips_alex": _lpips("lpips_alex"),
     "vgg": Term("lpips_vgg", lambda j, image, small: _image2stylegan_features(j, small), _vgg),
-    "id": Term(
-        "identity",
-        lambda j, image, small: j.identity.embed(small),
-        lambda j, G, s, t: 1 - (j.identity.embed(s.small) * t).sum(),
-    ),
+    "id": _cosine("identity"),
+    "moco": _cosine("moco"),
     "sncd": Term("alignment", _nothing, _sncd),
     "sncd_calibrated": Term("alignment", _nothing, lambda j, G, s, t: _beyond_one(j, G, s, two_sided=False)),
     "sncd_typical": Term("alignment", _nothing, lambda j, G, s, t: _beyond_one(j, G, s, two_sided=True)),
-    "delta": Term(None, _nothing, lambda j, G, s, t: _safe_norm(s.ws[0, 1:] - s.ws[0, :1], -1).sum()),
+    "delta": Term(None, _nothing, lambda j, G, s, t: _delta(s)),
     "w_norm": Term(None, _nothing, lambda j, G, s, t: _safe_norm(s.ws[0] - G.w_avg[None], None)),
+    "vgg_conv4_3": Term(
+        "lpips_vgg",
+        lambda j, image, small: _conv4_3(j, small),
+        lambda j, G, s, t: jnp.square(_conv4_3(j, s.small) - t).mean(),
+    ),
+    "encoder": Term("encoder", _nothing, lambda j, G, s, t: jnp.square(s.ws - j.encoder(s.image)).mean()),
     "noise": Term(None, _nothing, lambda j, G, s, t: noise_regularizer(s.noise)),
 }
