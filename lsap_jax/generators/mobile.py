@@ -26,6 +26,7 @@ import jax.numpy as jnp
 
 from lsap_jax.errors import ConfigError
 from lsap_jax.generators import ops
+from lsap_jax.generators import previews as heads
 from lsap_jax.generators.base import Features
 from lsap_jax.generators.wavelet import inverse_haar
 
@@ -137,7 +138,8 @@ class MobileStyleGAN:
             x = _styled(block["conv_a"], x, a, noise[0])
             x = _styled(block["conv_b"], x, b, noise[1])
         else:
-            x = _bands(block, x, styles[-1])
+            # In float32 whatever the activations are: eight bits of mantissa would show in the image.
+            x = _modulate(x.astype(jnp.float32), styles[-1]) @ block["weight"] + ops.per_channel(block["bias"])
         return Features(x=x)
 
     def to_image(self, params: Any, features: Features) -> jax.Array:
@@ -150,13 +152,9 @@ class MobileStyleGAN:
         return {int(side): (int(side) // 8).bit_length() for side in previews}
 
     def preview(self, previews: dict[str, Any], side: int, features: Features, ws: jax.Array) -> jax.Array:
-        """As the last block: times a style, 1x1 convolution to 12 bands, inverse wavelet step.
-
-        The style is affine in the row of W+ that the next block's wavelet step would take.
-        """
-        head = previews[str(side)]
+        """What a head makes of the features, and of the rows of W+ that the blocks left out would read."""
         row = 2 * self.preview_blocks(previews)[side] - 1
-        return inverse_haar(_bands(head, features.x, _linear(head["affine"], ws[:, row])))
+        return heads.render(previews[str(side)], features.x, ws[:, row:])
 
     def _name(self, index: int) -> str:
         return f"b{4 << index}" if index < len(self.channels) else "image"
@@ -202,14 +200,6 @@ def param_shapes(arch: MobileStyleGAN) -> dict[str, Any]:
         }
     synthesis["image"] = {"affine": linear(arch.w_dim, last), **linear(last, 12)}
     return {"mapping": mapping, "synthesis": synthesis}
-
-
-def _bands(head: Any, x: jax.Array, style: jax.Array) -> jax.Array:
-    """Styled 1x1 convolution to wavelet bands, (B, h, w, C) -> (B, h, w, 12).
-
-    In float32 whatever the activations are: eight bits of mantissa would show in the image.
-    """
-    return _modulate(x.astype(jnp.float32), style) @ head["weight"] + ops.per_channel(head["bias"])
 
 
 def _styled(conv: Any, x: jax.Array, style: jax.Array, noise: jax.Array | None) -> jax.Array:

@@ -1,9 +1,9 @@
 """Preview heads: small renders of a MobileStyleGAN, which has no picture before its last block.
 
-A head reads the features of an inner block as the generator's own last block reads the last ones: times a style
-affine in one row of W+, 1x1 convolution to 12 wavelet bands, inverse wavelet step. It was fitted to the area-
-downsampled full render and ships beside this module with the fingerprint of the weights it was fitted to,
-the command, and how close it comes. Heads stand outside the generator's `params`, so its fingerprint is its own.
+A head is a small network on the features of an inner block that stands for all blocks after it: of side 256 on the 128
+pixels of block 5. It was fitted to the area-downsampled full render (tools/fit_previews.py) and ships beside this
+module with the fingerprint of those weights, the command, and how close it comes. Heads stand outside the
+generator's `params`, so its fingerprint is its own.
 """
 
 import os
@@ -11,14 +11,55 @@ import pathlib
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from lsap_jax.checkpoints import store
 from lsap_jax.errors import CheckpointError
+from lsap_jax.generators import ops
 from lsap_jax.generators.base import Generator
+from lsap_jax.generators.wavelet import inverse_haar
 
 KIND = "preview heads"
 SHIPPED = pathlib.Path(__file__).with_name("previews_ffhq_mobile.npz")
+SLOPE = 0.2  # of the leaky ReLU
+
+
+def shapes(width: int, rows: int, w_dim: int, hidden: int, rank: int) -> dict[str, Any]:
+    """The params tree of a head with shapes for leaves.
+
+    Args:
+      width: channels of the features.
+      rows: of W+ that the head reads.
+      w_dim: length of a row.
+      hidden: channels of the layer inside.
+      rank: numbers to which the rows are reduced before they make styles.
+    """
+
+    def linear(i, o):
+        return {"weight": (i, o), "bias": (o,)}
+
+    return {
+        "code": linear(rows * w_dim, rank),
+        "style": linear(rank, width),
+        "hidden": {"weight": (width, hidden), "shift": linear(rank, hidden), "gain": linear(rank, hidden)},
+        "bands": {"weight": (3, 3, hidden, 12), "direct": (width, 12), "shift": linear(rank, 12)},
+    }
+
+
+def render(head: Any, x: jax.Array, rows: jax.Array) -> jax.Array:
+    """Features (B, h, w, C) and the rows of W+ not yet used (B, R, w_dim) -> image (B, 2h, 2w, 3).
+
+    Times style, 1x1 convolution, leaky ReLU, times a second style, 3x3 convolution to 12 bands (and a 1x1 one past the
+    hidden layer), inverse wavelet step. Styles and shifts are linear in a few numbers, and these in the rows.
+    """
+    code = _linear(head["code"], rows.reshape(len(rows), -1))
+    hidden, bands = head["hidden"], head["bands"]
+    x = x.astype(jnp.float32) * ops.per_channel(_linear(head["style"], code))
+    y = x @ hidden["weight"] + ops.per_channel(_linear(hidden["shift"], code))
+    y = jnp.where(y >= 0, y, SLOPE * y) * ops.per_channel(_linear(hidden["gain"], code))
+    y = ops.conv(y, bands["weight"]) + x @ bands["direct"] + ops.per_channel(_linear(bands["shift"], code))
+    return inverse_haar(y)
 
 
 def attach(G: Generator, path: str | os.PathLike = SHIPPED) -> Generator:
@@ -27,26 +68,25 @@ def attach(G: Generator, path: str | os.PathLike = SHIPPED) -> Generator:
     Raises:
       CheckpointError: if the file is missing, damaged, or holds something else.
     """
-    tree, meta = _read(path)
-    # The kind first: it is free, and a fingerprint reads every weight.
-    if meta["generator_kind"] != G.arch.kind or meta["fingerprint"] != G.fingerprint:
+    tree, meta = store.load(path)
+    if meta.get("kind") != KIND:
+        raise CheckpointError(f"{path}: holds a {meta.get('kind', 'tree of unknown kind')!r}, not preview heads")
+    # The family first: it is free, and a fingerprint reads every weight.
+    if meta["family"] != G.arch.kind or meta["fingerprint"] != G.fingerprint:
         return G
-    return G.replace(previews=jax.tree.map(lambda x: jax.numpy.asarray(x, np.float32), tree))
+    return G.replace(previews=jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), tree))
 
 
 def save(path: str | os.PathLike, G: Generator, previews: dict[str, Any], meta: dict[str, Any]) -> None:
-    """Write heads, {"128": {"affine": {"weight", "bias"}, "weight", "bias"}, ...}, of G as float16.
+    """Write heads of G, {"128": tree of `shapes`, "256": ...}, as float16.
 
     Raises:
       OSError: if the file cannot be written.
     """
     tree = jax.tree.map(lambda x: np.asarray(x, np.float16), previews)
-    record = {"kind": KIND, "generator": G.name, "generator_kind": G.arch.kind, "fingerprint": G.fingerprint}
+    record = {"kind": KIND, "generator": G.name, "family": G.arch.kind, "fingerprint": G.fingerprint}
     store.save(path, tree, {**meta, **record})
 
 
-def _read(path: str | os.PathLike) -> tuple[store.Tree, dict[str, Any]]:
-    tree, meta = store.load(path)
-    if meta.get("kind") != KIND:
-        raise CheckpointError(f"{path}: holds a {meta.get('kind', 'tree of unknown kind')!r}, not preview heads")
-    return tree, meta
+def _linear(layer: Any, x: jax.Array) -> jax.Array:
+    return x @ layer["weight"] + layer["bias"][None]

@@ -27,8 +27,7 @@ def small_mobile() -> Generator:
 
     params = jax.tree.map(normal, mobile.param_shapes(MOBILE), is_leaf=lambda x: isinstance(x, tuple))
     noise = tuple(normal(shape) for shape in MOBILE.noise_shapes)
-    head = {"affine": {"weight": normal((8, 16)), "bias": normal((16,))}, "weight": normal((16, 12))}
-    head["bias"] = normal((12,))
+    head = jax.tree.map(normal, previews.shapes(16, 3, 8, 5, 4), is_leaf=lambda x: isinstance(x, tuple))
     return Generator(params, jnp.zeros(8), noise, MOBILE, name="small", previews={"16": head})
 
 
@@ -72,7 +71,7 @@ def test_noise_of_the_blocks_that_run():
 
 
 @pytest.mark.fast
-@pytest.mark.parametrize(("make", "side", "used"), [(tiny.generator, 16, 6), (small_mobile, 16, 4)])
+@pytest.mark.parametrize(("make", "side", "used"), [(tiny.generator, 16, 6), (small_mobile, 16, 6)])
 def test_gradient_reaches_the_rows_that_are_used(make, side, used):
     G = make()
     weight = jnp.asarray(np.random.RandomState(2).randn(2, side, side, 3), jnp.float32)
@@ -83,16 +82,24 @@ def test_gradient_reaches_the_rows_that_are_used(make, side, used):
 
 
 @pytest.mark.fast
-def test_a_head_is_a_last_block():
+def test_a_head_reads_its_block_and_the_rows_left():
     G = small_mobile()
     ws = codes(G)
     head = G.previews["16"]
     x = G.run_blocks(G.initial_features(2), ws, stop=2).x
     assert x.shape == (2, 8, 8, 16)
-    style = ws[:, 3] @ head["affine"]["weight"] + head["affine"]["bias"][None]
-    bands = jnp.einsum("bhwc,bc,co->bhwo", x, style, head["weight"]) + head["bias"].reshape(1, 1, 1, -1)
     assert G.resolutions == (16, 32)
-    assert_close(G.synthesize(ws, resolution=16), inverse_haar(bands), 1e-5)
+    assert_close(G.synthesize(ws, resolution=16), previews.render(head, x, ws[:, 3:]), 1e-5)
+    # Without the hidden layer's part it is styled and linear, as the generator's own last block.
+    head = {**head, "bands": {**head["bands"], "weight": jnp.zeros((3, 3, 5, 12))}}
+
+    def linear(layer, x):
+        return x @ layer["weight"] + layer["bias"][None]
+
+    code = linear(head["code"], ws[:, 3:].reshape(2, -1))
+    bands = jnp.einsum("bhwc,bc,co->bhwo", x, linear(head["style"], code), head["bands"]["direct"])
+    bands = bands + ops.per_channel(linear(head["bands"]["shift"], code))
+    assert_close(G.replace(previews={"16": head}).synthesize(ws, resolution=16), inverse_haar(bands), 1e-5)
 
 
 @pytest.mark.fast
@@ -102,8 +109,8 @@ def test_heads_go_through_transformations_and_are_no_part_of_the_fingerprint():
     image = G.synthesize(ws, resolution=16)
     assert G.fingerprint == G.replace(previews={}).fingerprint
     assert_close(jax.jit(lambda G, ws: G.synthesize(ws, resolution=16))(G, ws), image, 1e-5)
-    doubled = jax.tree.map(lambda x: 2 * x, G.previews["16"])
-    doubled["affine"] = G.previews["16"]["affine"]
+    bands = jax.tree.map(lambda x: 2 * x, G.previews["16"]["bands"])
+    doubled = {**G.previews["16"], "bands": bands}
     assert_close(G.replace(previews={"16": doubled}).synthesize(ws, resolution=16), 2 * image, 1e-5)
 
 
