@@ -8,6 +8,11 @@ import setuptools
 ROOT = pathlib.Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "lsap_jax/__init__.py").read_text()).group(1)
 
+# Reading training images and keeping checkpoints.
+TRAIN = ["grain", "orbax-checkpoint"]
+# Data sets of TensorFlow Datasets, in ArrayRecord files and without TensorFlow; it lacks importlib_resources itself.
+TFDS = ["array_record", "importlib_resources", "tensorflow-datasets"]
+
 setuptools.setup(
     name="lsap_jax",
     version=VERSION,
@@ -32,7 +37,12 @@ setuptools.setup(
             "pytest",
             "pyrefly",
             "ruff",
+            *TRAIN,
+            *TFDS,
         ],
+        "train": TRAIN,
+        "tfds": TFDS,
+        "tensorboard": ["tensorboardX"],  # what `lsap_jax.train` measures, also as TensorBoard files
         # Only benchmarks/ compares with these.
         "benchmark": ["openvino"],
     },
