@@ -58,6 +58,23 @@ def expected(case: str) -> dict[str, np.ndarray]:
         return {k: file[k] for k in file.files}
 
 
+def image_u8(name: str, shape) -> np.ndarray:
+    """The smooth picture (B, C, H, W) of a name, sides multiples of 32: integers alone, so the same everywhere."""
+    random = _random(f"image:{name}")
+    *batch, h, w = shape
+    total = np.zeros(shape, np.int64)
+    for cells, weight in ((4, 8), (16, 5), (32, 3)):
+        corners = random.randint(0, 256, size=(*batch, cells + 1, cells + 1)).astype(np.int64)
+        step_y, step_x = h // cells, w // cells
+        (y, ty), (x, tx) = np.divmod(np.arange(h), step_y), np.divmod(np.arange(w), step_x)
+        ty = ty[:, None]
+        c00, c01, c10, c11 = (corners[:, :, y + i][:, :, :, x + j] for i in (0, 1) for j in (0, 1))
+        upper, lower = c00 * (step_x - tx) + c01 * tx, c10 * (step_x - tx) + c11 * tx
+        total += weight * ((upper * (step_y - ty) + lower * ty) // (step_y * step_x))
+    noisy = total // 16 + random.randint(-6, 7, size=shape)
+    return np.clip((noisy - 128) * 2 + 128, 0, 255).astype(np.uint8)
+
+
 def to_float(image_u8: np.ndarray) -> np.ndarray:
     """(B, 3, H, W) uint8 -> (B, H, W, 3) float32 in [-1, 1]."""
     return nhwc(image_u8).astype(np.float32) / np.float32(127.5) - np.float32(1)

@@ -82,6 +82,24 @@ def tensor(array: np.ndarray, parameter: bool = False) -> Call:
     return Call(Name("torch._utils", "_rebuild_parameter"), (plain, True, OrderedDict())) if parameter else plain
 
 
+def pytorch_file(tree):
+    """The bytes of a PyTorch file with nested dicts of plain values and of arrays, which become float32."""
+    storages = {}
+
+    def rebuilt(value):
+        if isinstance(value, dict):
+            return {k: rebuilt(v) for k, v in value.items()}
+        if not isinstance(value, np.ndarray):
+            return value
+        key, value = str(len(storages)), np.asarray(value, np.float32, order="C")
+        storages[key] = value
+        stride = tuple(step // 4 for step in value.strides)
+        args = (storage(key, value.size), 0, value.shape, stride, False, OrderedDict())
+        return Call(Name("torch._utils", "_rebuild_tensor_v2"), args)
+
+    return torch_file(rebuilt(tree), storages)
+
+
 def damaged(data: bytes, truncations: int = 30, flips: int = 60):
     """Cut and altered copies of a file, always the same ones."""
     random = np.random.default_rng(0)

@@ -61,7 +61,7 @@ def encoder_from_checkpoint(
     try:
         if "body" in parts:
             tree, arch = _psp_family(found, name, head, num_ws)
-        elif "layer5" in parts:
+        elif {"layer1", "layer5"} <= parts:
             tree, arch = _latent_composition(found.state)
         elif "block0" in parts:
             tree, arch = _idinvert(found.state)

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lsap_jax.errors import ConfigError
+from lsap_jax.networks.dlib_face import STRIDES
 from lsap_jax.networks.ir_se import Stage
 from lsap_jax.networks.layers import max_pool
 
@@ -93,12 +94,14 @@ def pretrained_params(tree: Mapping[str, Any], stages: tuple[Stage, ...] = STAGE
     Raises:
       ConfigError: if `stages` are not of that form.
     """
-    fits = [s.width == full.width and s.units <= full.units for s, full in zip(stages, STAGES, strict=False)]
-    if not all(fits) or len(stages) > len(STAGES) or any(s != f for s, f in zip(stages[:-1], STAGES, strict=False)):
-        raise ConfigError(f"stages {stages}: dlib's weights fit {STAGES} or a beginning of that")
+    strides = [2 if n and not i else 1 for n, stage in enumerate(stages) for i in range(stage.units)]
+    widths = [stage.width for stage in stages for _ in range(stage.units)]
+    own = [tree[f"block{i}"]["conv1"]["kernel"].shape[-1] for i in range(len(STRIDES))]
+    if strides != list(STRIDES[: len(strides)]) or widths != own[: len(widths)]:
+        raise ConfigError(f"stages {stages}: dlib's weights fit {STAGES}, or a beginning of that")
     kernel = np.asarray(tree["stem"]["kernel"])
     kernel = np.pad(kernel, ((0, 0), (0, 0), (0, channels - kernel.shape[2]), (0, 0)))
-    blocks = {f"block{i}": tree[f"block{i}"] for i in range(sum(stage.units for stage in stages))}
+    blocks = {f"block{i}": tree[f"block{i}"] for i in range(len(widths))}
     return {"stem": {"kernel": kernel, "bias": tree["stem"]["bias"]}, **blocks}
 
 

@@ -131,12 +131,17 @@ class EncoderNet(nn.Module):
 
         Raises:
           ImageError: if the input has another size.
+          ConfigError: if the trunk leaves no pixel of this resolution.
         """
         arch, wanted = self.arch, (self.arch.resolution, self.arch.resolution, self.arch.channels)
         if x.ndim != 4 or x.shape[1:] != wanted:
             # More pixels would leave the heads' networks with more than one.
             raise ImageError(f"input of shape {x.shape}: this encoder takes (B, {', '.join(map(str, wanted))})")
         taps = TRUNKS[arch.trunk][0](arch.stages, self.dtype, name="trunk")(x, train)
+        if 0 in taps[-1].shape:
+            raise ConfigError(
+                f"encoder resolution {arch.resolution}: too few pixels for the trunk's {len(arch.stages)} stages"
+            )
         return self._head()(taps, train, stage).astype(jnp.float32)
 
     def _head(self) -> nn.Module:
