@@ -26,7 +26,6 @@ import numpy as np
 import orbax.checkpoint as ocp
 from absl import app, flags, logging
 from jax.experimental import multihost_utils
-from ml_collections import config_flags
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from lsap_jax import cache, distributed, objectives, pretrained
@@ -328,7 +327,6 @@ class _Stop:
         return self.asked
 
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "Python file with get_config(), such as configs/ffhq.py")
 distributed.define_flags()
 _WORKDIR = flags.DEFINE_string("workdir", "", "where checkpoints and metrics go; a run begun there goes on")
 
@@ -337,7 +335,7 @@ def main(argv: Sequence[str]) -> None:
     """Entry of `python -m lsap_jax.train`."""
     if len(argv) > 1:
         sys.exit(f"lsap_jax: unexpected argument {argv[1]!r}: flags begin with --")
-    config = command_line.config_of(_CONFIG)
+    config = command_line.config_of(command_line.CONFIG)
     if not _WORKDIR.value:
         sys.exit("lsap_jax: give --workdir DIR")
     try:

@@ -5,8 +5,14 @@ import sys
 from typing import Any
 
 from absl import app
+from ml_collections import config_flags
 
 from lsap_jax.config import Config
+
+# Defined here once: tests and notebooks import several commands into one process.
+CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "Python file with get_config(), such as configs/ffhq_mobile.py"
+)
 
 
 def parse(argv: list[str]) -> list[str]:
