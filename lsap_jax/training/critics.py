@@ -1,8 +1,8 @@
 """The critics that learn beside an encoder, as pure state.
 
 The latent critic (e4e, arXiv:2102.02766) tells the generator's own codes from the encoder's; the image critic
-(IDInvert, arXiv:2004.00049) tells photos from their reconstructions. Each takes one step of Adam before the encoder is judged by
-it, and every `r1_every` steps a second one on the gradient penalty, as the reference does.
+(IDInvert, arXiv:2004.00049) tells photos from their reconstructions. Each takes one step of Adam before the encoder is
+judged by it, and every `r1_every` steps a second one on the gradient penalty, as the reference does.
 """
 
 from collections.abc import Callable

@@ -87,9 +87,9 @@ def make_update(options: Train, arch: EncoderArch, rendering: bool) -> Callable[
         ema = optax.incremental_update(params, state.ema, 1 - options.ema) if options.ema else state.ema
         batch_stats, latent_critic, image_critic = carried
         metrics |= {
-            "gradient_norm": optax.global_norm(gradients),
-            "update_norm": optax.global_norm(updates),
-            "param_norm": optax.global_norm(params),
+            "gradient_norm": optax.tree.norm(gradients),
+            "update_norm": optax.tree.norm(updates),
+            "param_norm": optax.tree.norm(params),
         }
         following = state.replace(
             step=state.step + 1,
