@@ -38,6 +38,12 @@ _CHROMINANCE[:4, :4] = [[17, 18, 24, 47], [18, 21, 26, 66], [24, 26, 56, 99], [4
 _YCBCR = np.array([[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]])
 # (frequency, pixel): the orthonormal cosine transform of 8 pixels.
 _DCT = np.cos(np.outer(np.arange(8), 2 * np.arange(8) + 1) * np.pi / 16) * np.where(np.arange(8), 0.5, 8**-0.5)[:, None]
+# What is drawn for an image: always all of it, so that no strength changes the meaning of another's draw.
+_DRAWS = (
+    *("down", "right", "scale", "rotation", "flip"),
+    *("brightness", "contrast", "saturation", "red", "green", "blue", "gamma"),
+    *("blur", "blur?", "downscale", "downscale?", "noise", "noise?", "jpeg", "jpeg?"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,34 +111,27 @@ def augment(key: jax.Array, images: jax.Array, settings: Augment) -> tuple[jax.A
 
 
 def _augment(a: Augment, key: jax.Array, image: jax.Array) -> tuple[jax.Array, jax.Array]:
-    geometry, colour, *degradations = jax.random.split(key, 6)
-    if a.shift or a.scale or a.rotation or a.flip:
-        shift = a.shift * _symmetric(jax.random.fold_in(geometry, 0), (2,))
-        scale = jnp.exp(a.scale * _symmetric(jax.random.fold_in(geometry, 1)))
-        angle = jnp.deg2rad(a.rotation) * _symmetric(jax.random.fold_in(geometry, 2))
-        mirrored = jax.random.bernoulli(jax.random.fold_in(geometry, 3), a.flip)
-        if a.shift or a.scale or a.rotation:
-            image = move(image, shift, scale, angle)
-        image = jnp.where(mirrored, image[:, ::-1], image)
+    key, noise_key = jax.random.split(key)
+    # All at once: every call of the generator of random bits is slow to compile.
+    draws = dict(zip(_DRAWS, jax.random.uniform(key, (len(_DRAWS),)), strict=True))
+
+    def symmetric(*names):
+        return jnp.stack([2 * draws[name] - 1 for name in names])
+
+    if a.shift or a.scale or a.rotation:
+        scale, angle = jnp.exp(a.scale * symmetric("scale")[0]), jnp.deg2rad(a.rotation) * symmetric("rotation")[0]
+        image = move(image, a.shift * symmetric("down", "right"), scale, angle)
+    if a.flip:
+        image = jnp.where(draws["flip"] < a.flip, image[:, ::-1], image)
     if a.brightness or a.contrast or a.saturation or a.white_balance or a.gamma:
-        image = _colour(a, colour, image)
+        image = _colour(a, symmetric, image)
     target = image
-
-    def maybe(key, strength, function, image):
-        """`function(key of its own, 0 < amount < strength, image)`, for a share `degraded` of the images."""
-        if not strength:
-            return image
-        drawn, amount, own = jax.random.split(key, 3)
-        changed = function(own, strength * jax.random.uniform(amount), image)
-        return jnp.where(jax.random.bernoulli(drawn, a.degraded), changed, image)
-
-    for key, strength, function in zip(
-        degradations,
-        (a.blur, a.downscale, a.noise, a.jpeg),
-        (_blur, _lose_resolution, _add_noise, _compress),
-        strict=True,
-    ):
-        image = maybe(key, strength, function, image)
+    wear = {"blur": _blur, "downscale": _lose_resolution, "noise": functools.partial(_add_noise, noise_key)}
+    wear["jpeg"] = lambda loss, image: jpeg(image, 100 - loss)
+    for name, function in wear.items():
+        if strength := getattr(a, name):
+            changed = function(strength * draws[name], image)
+            image = jnp.where(draws[f"{name}?"] < a.degraded, changed, image)
     return image, target
 
 
@@ -176,25 +175,21 @@ def _cubic(t: jax.Array) -> tuple[jax.Array, ...]:
     )
 
 
-def _colour(a: Augment, key: jax.Array, image: jax.Array) -> jax.Array:
-    keys = jax.random.split(key, 5)
+def _colour(a: Augment, symmetric: Callable[..., jax.Array], image: jax.Array) -> jax.Array:
     x = (image + 1) / 2
     if a.gamma:
-        x = jnp.maximum(x, 1e-6) ** jnp.exp(a.gamma * _symmetric(keys[0]))
+        x = jnp.maximum(x, 1e-6) ** jnp.exp(a.gamma * symmetric("gamma")[0])
     if a.white_balance:
-        x = x * jnp.exp(a.white_balance * _symmetric(keys[1], (3,)))[None, None]
+        x = x * jnp.exp(a.white_balance * symmetric("red", "green", "blue"))[None, None]
     grey = _mixed(_YCBCR[:1], jnp.moveaxis(x, -1, 0))[0][..., None]
     if a.saturation:
-        x = grey + (x - grey) * jnp.exp(a.saturation * _symmetric(keys[2]))
+        x = grey + (x - grey) * jnp.exp(a.saturation * symmetric("saturation")[0])
     if a.contrast:
-        x = grey.mean() + (x - grey.mean()) * jnp.exp(a.contrast * _symmetric(keys[3]))
-    x = x * 2 - 1 + a.brightness * _symmetric(keys[4])
-    return jnp.clip(x, -1, 1)
+        x = grey.mean() + (x - grey.mean()) * jnp.exp(a.contrast * symmetric("contrast")[0])
+    return jnp.clip(x * 2 - 1 + a.brightness * symmetric("brightness")[0], -1, 1)
 
 
-def _blur(key: jax.Array, sigma: jax.Array, image: jax.Array) -> jax.Array:
-    del key
-
+def _blur(sigma: jax.Array, image: jax.Array) -> jax.Array:
     def weights(n):
         distance = jnp.arange(n)[:, None] - jnp.arange(-n, 2 * n)[None]  # in an image padded by its edges
         kernel = jnp.exp(-0.5 * (distance / jnp.maximum(sigma, 1e-3)) ** 2)
@@ -211,9 +206,8 @@ def _blur(key: jax.Array, sigma: jax.Array, image: jax.Array) -> jax.Array:
     return _separable(image, weights)
 
 
-def _lose_resolution(key: jax.Array, log_factor: jax.Array, image: jax.Array) -> jax.Array:
+def _lose_resolution(log_factor: jax.Array, image: jax.Array) -> jax.Array:
     """Shrink by area means to a whole number of pixels, then enlarge bilinearly."""
-    del key
 
     def weights(n):
         cells = jnp.clip(jnp.round(n * jnp.exp(-log_factor)), 1, n)
@@ -231,11 +225,6 @@ def _lose_resolution(key: jax.Array, log_factor: jax.Array, image: jax.Array) ->
 
 def _add_noise(key: jax.Array, sigma: jax.Array, image: jax.Array) -> jax.Array:
     return jnp.clip(image + sigma * jax.random.normal(key, image.shape), -1, 1)
-
-
-def _compress(key: jax.Array, loss: jax.Array, image: jax.Array) -> jax.Array:
-    del key
-    return jpeg(image, 100 - loss)
 
 
 def jpeg(image: jax.Array, quality: jax.Array | float) -> jax.Array:
@@ -305,7 +294,3 @@ def _product(rows: jax.Array | np.ndarray, image: jax.Array, columns: jax.Array 
     rows, columns = jnp.asarray(rows, jnp.float32), jnp.asarray(columns, jnp.float32)
     image = jnp.einsum("yh,hwc->ywc", rows, image, precision="highest")
     return jnp.einsum("xw,ywc->yxc", columns, image, precision="highest")
-
-
-def _symmetric(key: jax.Array, shape: tuple[int, ...] = ()) -> jax.Array:
-    return jax.random.uniform(key, shape, minval=-1, maxval=1)

@@ -13,12 +13,11 @@ from lsap_jax.data import augment as aug
 from lsap_jax.data.augment import Augment
 from lsap_jax.errors import ConfigError, ImageError
 
-pytestmark = pytest.mark.fast
 GEOMETRY = {"shift": 0.1, "scale": 0.2, "rotation": 10.0, "flip": 0.5}
 COLOUR = {"brightness": 0.2, "contrast": 0.3, "saturation": 0.4, "white_balance": 0.1, "gamma": 0.3}
 WEAR = {"blur": 2.0, "downscale": 1.0, "noise": 0.1, "jpeg": 80.0}
 augment = jax.jit(aug.augment, static_argnums=2)
-move, jpeg = jax.jit(aug.move), jax.jit(aug.jpeg)
+move, jpeg, blur, lose_resolution = (jax.jit(f) for f in (aug.move, aug.jpeg, aug._blur, aug._lose_resolution))
 ALL = Augment(**GEOMETRY, **COLOUR, **WEAR)
 
 
@@ -30,10 +29,11 @@ def pictures(count=4, side=32, seed=0):
     return jnp.clip(smooth + 0.05 * random.randn(count, side, side, 3), -1, 1).astype(jnp.float32)
 
 
-def psnr(a, b, peak=2.0):
+def psnr(a, b, peak):
     return 10 * np.log10(peak**2 / np.mean(np.square(np.asarray(a, float) - np.asarray(b, float))))
 
 
+@pytest.mark.fast
 def test_strength_0_changes_no_bit():
     images = pictures()
     for made in augment(jax.random.key(0), images, Augment()):
@@ -90,6 +90,7 @@ def test_jit_compiles_once():
     assert made._cache_size() == 1
 
 
+@pytest.mark.fast
 def test_move_by_whole_pixels_is_exact_and_repeats_edges():
     image = pictures(1)[0]
     moved = move(image, jnp.asarray([4 / 32, -2 / 32]), 1.0, 0.0)
@@ -97,6 +98,7 @@ def test_move_by_whole_pixels_is_exact_and_repeats_edges():
     np.testing.assert_allclose(moved, expected, atol=1e-5)
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize("quarter_turns", [1, 2, 3])
 def test_move_by_quarter_turns_is_exact(quarter_turns):
     image = pictures(1)[0]
@@ -104,6 +106,7 @@ def test_move_by_quarter_turns_is_exact(quarter_turns):
     np.testing.assert_allclose(moved, np.rot90(image, -quarter_turns), atol=1e-4)  # rot90 turns the other way
 
 
+@pytest.mark.fast
 def test_move_magnifies_about_the_centre():
     wave = jnp.broadcast_to(jnp.cos((jnp.arange(33) - 16) * 0.3)[None, :, None], (33, 33, 3))
     moved = move(wave, jnp.zeros(2), 1.5, 0.0)
@@ -111,22 +114,24 @@ def test_move_magnifies_about_the_centre():
     np.testing.assert_allclose(moved[5, :, 0], expected, atol=2e-3)
 
 
+@pytest.mark.fast
 def test_blur_is_a_gaussian():
     point = jnp.zeros((33, 33, 3)).at[16, 16].set(1.0)
-    spread = np.asarray(aug._blur(jax.random.key(0), 2.0, point))[..., 0]
+    spread = np.asarray(blur(2.0, point))[..., 0]
     offset = np.arange(33) - 16
     np.testing.assert_allclose(spread.sum(), 1, atol=1e-5)
     np.testing.assert_allclose((spread.sum(0) * offset**2).sum(), 4, atol=0.05)
     flat = jnp.full((16, 16, 3), 0.3)
-    np.testing.assert_allclose(aug._blur(jax.random.key(0), 3.0, flat), flat, atol=1e-5)
+    np.testing.assert_allclose(blur(3.0, flat), flat, atol=1e-5)
 
 
+@pytest.mark.fast
 def test_lost_resolution_is_area_down_and_bilinear_up():
     image = pictures(1)[0]
     small = np.asarray(image).reshape(16, 2, 16, 2, 3).mean((1, 3))
     expected = jax.image.resize(small, (32, 32, 3), "linear")
-    np.testing.assert_allclose(aug._lose_resolution(None, jnp.log(2.0), image), expected, atol=1e-5)
-    np.testing.assert_allclose(aug._lose_resolution(None, 0.0, image), image, atol=1e-6)
+    np.testing.assert_allclose(lose_resolution(jnp.log(2.0), image), expected, atol=1e-5)
+    np.testing.assert_allclose(lose_resolution(0.0, image), image, atol=1e-6)
 
 
 def test_colour_keeps_grey_grey():
@@ -135,10 +140,11 @@ def test_colour_keeps_grey_grey():
     np.testing.assert_allclose(made, np.repeat(made[..., :1], 3, -1), atol=2e-5)
 
 
-@pytest.mark.parametrize(("quality", "least"), [(10, 38), (30, 40), (50, 42), (75, 43), (90, 43), (95, 43)])
+@pytest.mark.fast
+@pytest.mark.parametrize("quality", [10, 30, 50, 75, 90, 95])
 @pytest.mark.parametrize("size", [(64, 64), (61, 70)])
-def test_jpeg_is_pillows(quality, least, size):
-    """Within these dB (of 8 bits) of Pillow's decoded file, which itself is 24 to 36 dB off the original."""
+def test_jpeg_is_pillows(quality, size):
+    """45 dB (of 8 bits) off Pillow's decoded file, which itself is 23 to 36 dB off the original."""
     rows, columns = np.mgrid[: size[0], : size[1]] / 64
     waves = [np.sin(7 * rows + 5 * columns), np.cos(11 * columns) * rows, np.sin(30 * rows * columns)]
     texture = np.random.RandomState(0).randn(*size, 1) * 6
@@ -147,16 +153,18 @@ def test_jpeg_is_pillows(quality, least, size):
     Image.fromarray(pixels).save(file, "JPEG", quality=quality)
     expected = np.asarray(Image.open(file))
     made = np.asarray(jpeg(jnp.asarray(pixels / np.float32(127.5) - 1, jnp.float32), quality)) * 127.5 + 127.5
-    assert psnr(made, expected, 255) > least
-    assert psnr(made, expected, 255) > psnr(pixels, expected, 255) + 6
+    assert psnr(made, expected, 255) > 45
+    assert psnr(pixels, expected, 255) < 37
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize("bad", [{"shift": -0.1}, {"flip": 2.0}, {"jpeg": 100}, {"noise": float("nan")}])
 def test_impossible_strengths(bad):
     with pytest.raises(ConfigError, match=f"augment.{next(iter(bad))}"):
         Augment(**bad)
 
 
+@pytest.mark.fast
 def test_integers_are_no_images():
     with pytest.raises(ImageError):
         augment(jax.random.key(0), np.zeros((1, 8, 8, 3), np.uint8), Augment())
