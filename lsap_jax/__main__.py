@@ -5,6 +5,7 @@ import sys
 
 COMMANDS = {
     "invert": "find the codes of photos",
+    "merge": "check and join the parts of a big inverted set",
     "edit": "change inverted photos along directions",
     "weights": "list, fetch or locate pretrained weights",
 }

@@ -21,6 +21,15 @@ class Invert:
       faces: "largest" aligns the largest face of each photo, "all" every face, "aligned" takes the photos as
         aligned already and only resizes them.
       landmarks: JSON file with landmarks by file name, instead of detection; see `lsap_jax.data.faces`.
+      encoder: what gives the start: name or path of an encoder; "" starts from the mean of W. The presets "encoder" and
+        "restyle" need one.
+      iterations: passes of a ReStyle encoder; other encoders make one.
+      store: "folders" writes one folder for each photo and a page to look at; "shards" is for big sets, see
+        `lsap_jax.data.shards`.
+      shard_size: photos of one shard.
+      metrics: "full" (`lsap_jax.metrics.reconstruction`), "pixels" (MSE, PSNR and SSIM), "none"; "" for "full" in
+        folders and "none" in shards, where they would cost more than an encoder and its rendering.
+      renders: "png" also writes what the codes of shards render, "none" does not. Folders always have it.
     """
 
     preset: str = "lsap-calibrated"
@@ -31,6 +40,12 @@ class Invert:
     steps_per_call: int = 0
     faces: str = "largest"
     landmarks: str = ""
+    encoder: str = ""
+    iterations: int = 5
+    store: str = "folders"
+    shard_size: int = 256
+    metrics: str = ""
+    renders: str = "none"
 
 
 @dataclasses.dataclass

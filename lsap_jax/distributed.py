@@ -41,7 +41,9 @@ class Processes(NamedTuple):
 
 
 def define_flags() -> None:
-    """Define the flags of this module, for commands that run on several hosts."""
+    """Define the flags of this module, for commands that run on several hosts; once, however many ask."""
+    if "distributed" in flags.FLAGS:
+        return
     flags.DEFINE_bool("distributed", None, "several hosts that the cluster knows (TPU pod, SLURM, Open MPI)")
     flags.DEFINE_string("coordinator", None, "several hosts: HOST:PORT of process 0")
     flags.DEFINE_integer("num_processes", None, "several hosts: how many processes")

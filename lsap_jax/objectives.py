@@ -85,7 +85,7 @@ class Term(NamedTuple):
     value: Callable[[Judges, Generator, Scene, Any], jax.Array]
 
 
-def judges_for(G: Generator, terms: Terms, id_weights: str = "", moco_weights: str = "") -> Judges:
+def judges_for(G: Generator, terms: Terms, id_weights: str = "", moco_weights: str = "", encoder: Any = None) -> Judges:
     """Load what these terms consult, and nothing else.
 
     Args:
@@ -93,10 +93,11 @@ def judges_for(G: Generator, terms: Terms, id_weights: str = "", moco_weights: s
       terms: (name, weight) pairs.
       id_weights: path of ArcFace weights (`model_ir_se50.pth`) for the term `id`; "" for dlib's descriptor.
       moco_weights: path of MoCo-v2 weights for the term `moco`; no package ships them.
+      encoder: for the term `encoder`: a pytree, images -> (B, num_ws, w_dim), such as `networks.encoders.Encoder`.
 
     Raises:
       CheckpointError: if one of the two files is missing, or does not hold these weights.
-      ConfigError: if a term has an unknown name, or `moco` is wanted without its weights.
+      ConfigError: if a term has an unknown name, or `moco` or `encoder` is wanted without its network.
       FetchError: if a network is missing and cannot be fetched.
     """
     wanted = {_term(name).judge for name, _ in terms}
@@ -106,6 +107,8 @@ def judges_for(G: Generator, terms: Terms, id_weights: str = "", moco_weights: s
             "(facebookresearch/moco, 800 epochs) and give its path as moco_weights, in a training config as "
             "config.train.moco_weights"
         )
+    if "encoder" in wanted and encoder is None:
+        raise ConfigError("the term 'encoder' needs an encoder: give the name or path of one")
     return Judges(
         lpips_vgg=lpips.load("vgg") if "lpips_vgg" in wanted else None,
         lpips_alex=lpips.load("alex") if "lpips_alex" in wanted else None,

@@ -9,14 +9,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lsap_jax import pretrained
+from lsap_jax import objectives, pretrained
 from lsap_jax.checkpoints import store
 from lsap_jax.data import images as image_files
-from lsap_jax.data import results
-from lsap_jax.embed import optimize, presets
+from lsap_jax.data import results, shards
+from lsap_jax.embed import encode, optimize, presets
 from lsap_jax.errors import ConfigError, ResultError
 from lsap_jax.generators.base import Generator
 from lsap_jax.metrics import reconstruction
+from lsap_jax.networks.encoders import Encoder
 
 
 @dataclasses.dataclass
@@ -27,7 +28,7 @@ class Inversion:
       ws: (B, num_ws, w_dim) the codes.
       noise: maps (B, h, w) in the order of use, or None where the generator's stored ones are used.
       images: (B, H, W, 3) the reconstructions, in about [-1, 1].
-      targets: (B, H, W, 3) the photos.
+      targets: (B, H, W, 3) the photos; None when loaded from shards, which do not keep them.
       metrics: {name: (B, ...) numpy}, see `lsap_jax.metrics.reconstruction`.
       settings: what made it: generator, fingerprint, method, seed, versions.
       generator: what renders it.
@@ -37,7 +38,7 @@ class Inversion:
     ws: jax.Array
     noise: tuple[jax.Array, ...] | None
     images: jax.Array
-    targets: jax.Array
+    targets: jax.Array | None
     metrics: dict[str, np.ndarray]
     settings: dict[str, Any]
     generator: Generator
@@ -56,8 +57,10 @@ class Inversion:
         noise = None if self.noise is None else tuple(n[rows] for n in self.noise)
         metrics = {name: value[rows] for name, value in self.metrics.items()}
         history = {name: value[:, rows] for name, value in self.history.items()}
-        pixels = self.images[rows], self.targets[rows]
-        return Inversion(self.ws[rows], noise, *pixels, metrics, self.settings, self.generator, history)
+        targets = None if self.targets is None else self.targets[rows]
+        return Inversion(
+            self.ws[rows], noise, self.images[rows], targets, metrics, self.settings, self.generator, history
+        )
 
     def save(
         self, out: str | os.PathLike, ids: Sequence[str] | None = None, notes: Sequence[dict] | None = None
@@ -70,8 +73,10 @@ class Inversion:
           notes: what to add to each image's `metrics.json`, such as the photo's path.
 
         Raises:
-          ResultError: if OUT cannot be written or holds results of other settings.
+          ResultError: if OUT cannot be written or holds results of other settings, or the photos are not known.
         """
+        if self.targets is None:
+            raise ResultError(f"{out}: these inversions came from shards, which do not keep the photos: set `targets`")
         results.open_folder(out, self.settings)
         for i, image_id in enumerate(ids or [str(i) for i in range(len(self.ws))]):
             latents: store.Tree = {"ws": np.asarray(self.ws[i])}
@@ -102,8 +107,9 @@ class Inversion:
           ResultError: if there is nothing to read, or the generator is not the one that made the codes.
         """
         settings = results.read_settings(out)
-        ids = results.finished(out) if ids is None else ids
-        if not ids:
+        sharded = shards.is_sharded(out)
+        names = list(ids or []) if ids is not None or sharded else results.finished(out)
+        if not names and not sharded:
             raise ResultError(f"{out} has no finished image")
         G = pretrained.load_generator(settings["generator"]) if generator is None else generator
         if G.fingerprint != settings["fingerprint"]:
@@ -111,16 +117,41 @@ class Inversion:
                 f"{out} was made with generator {settings['generator']!r} of fingerprint {settings['fingerprint']}, "
                 f"and this one has {G.fingerprint}: give the generator that made it"
             )
-        read = [results.read(out, image_id) for image_id in ids]
+        if sharded:
+            return cls._of_shards(out, ids, settings, G)
+        read = [results.read(out, image_id) for image_id in names]
         ws = jnp.stack([latents["ws"] for latents, _, _ in read])
         noise = None
         if "noise" in read[0][0]:
             maps = len(read[0][0]["noise"])
             noise = tuple(jnp.stack([latents["noise"][str(n)] for latents, _, _ in read]) for n in range(maps))
-        metrics = {name: np.asarray([m[name] for _, _, m in read], np.float32) for name in reconstruction.METRICS}
+        measured = [name for name in reconstruction.METRICS if name in read[0][2]]
+        metrics = {name: np.asarray([m[name] for _, _, m in read], np.float32) for name in measured}
         folder = os.path.join(out, "images")
-        targets = [image_files.to_float(image_files.read(os.path.join(folder, i, "target.png"))) for i in ids]
+        targets = [image_files.to_float(image_files.read(os.path.join(folder, i, "target.png"))) for i in names]
         self = cls(ws, noise, ws, jnp.stack(targets), metrics, settings, G)
+        self.images = self.render()
+        return self
+
+    @classmethod
+    def _of_shards(
+        cls, out: str | os.PathLike, ids: Sequence[str] | None, settings: dict[str, Any], G: Generator
+    ) -> "Inversion":
+        found: dict[str, results.Record] = {}
+        wanted = None if ids is None else set(ids)
+        for record in results.read_store(out):
+            if wanted is None or record.id in wanted:
+                found[record.id] = record
+                if wanted is not None and len(found) == len(wanted):
+                    break
+        if absent := [i for i in ids or () if i not in found]:
+            raise ResultError(f"{out} has no image {absent[0]!r}")
+        if not found:
+            raise ResultError(f"{out} has no finished image")
+        records = [found[i] for i in ids] if ids is not None else list(found.values())
+        ws = jnp.stack([record.ws for record in records])
+        metrics = {n: np.asarray([r.metrics[n] for r in records], np.float32) for n in records[0].metrics}
+        self = cls(ws, None, ws, None, metrics, settings, G)
         self.images = self.render()
         return self
 
@@ -132,6 +163,8 @@ def invert(
     steps: int | None = None,
     seed: int = 0,
     encoder: Any = None,
+    iterations: int = 5,
+    metrics: str = "full",
     **run_options: Any,
 ) -> Inversion:
     """Embed aligned photos and measure the result.
@@ -142,14 +175,18 @@ def invert(
       preset: a name of `embed.presets`, or a `Method`.
       steps: of the optimisation; the preset's own number by default.
       seed: of every random draw.
-      encoder: (B, H, W, 3) -> (B, num_ws, w_dim), whose codes are the start; the mean of W by default.
-      **run_options: of `optimize.run`: `steps_per_call`, `progress`, `judges`.
+      encoder: gives the codes to start from: an `Encoder`, or any function (B, H, W, 3) -> (B, num_ws, w_dim). The
+        mean of W by default; the presets "encoder", "restyle" and "idinvert" need one.
+      iterations: passes of a ReStyle encoder; others make one.
+      metrics: kind of `lsap_jax.metrics.reconstruction.measure`.
+      **run_options: of `optimize.run`: `steps_per_call`, `progress`, `judges`, `mesh`.
 
     Returns:
-      An `Inversion` with the metrics of `lsap_jax.metrics.reconstruction.measure`.
+      An `Inversion` with its metrics.
 
     Raises:
-      ConfigError: if the preset is unknown or the images do not fit the generator.
+      ConfigError: if the preset is unknown, it needs an encoder and none is given, the encoder was made for another
+        generator, or the images do not fit.
     """
     images = jnp.asarray(images, jnp.float32)
     if isinstance(preset, str):
@@ -158,24 +195,67 @@ def invert(
         method = preset
     else:
         raise ConfigError("steps goes with the name of a preset; a Method has its own steps")
-    start = None if encoder is None else encoder(images)
+    name = preset if isinstance(preset, str) else "custom"
+    check_encoder(name, encoder, G)
+    start = None if encoder is None else encode_start(encoder, G, images, iterations)
+    if run_options.get("judges") is None:
+        run_options["judges"] = objectives.judges_for(G, method.terms, encoder=encoder)
     found = optimize.run(method, G, images, seed=seed, start=start, **run_options)
-    settings = settings_of(G, method, preset if isinstance(preset, str) else "custom", seed)
+    settings = settings_of(G, method, name, seed, encoder, iterations)
     inversion = Inversion(found.ws, found.noise, images, images, {}, settings, G, found.history)
     inversion.images = inversion.render()
-    inversion.metrics = reconstruction.measure(G, inversion.ws, inversion.images, images)
+    inversion.metrics = reconstruction.measure(G, inversion.ws, inversion.images, images, metrics)
     return inversion
 
 
-def settings_of(G: Generator, method: optimize.Method, name: str, seed: int) -> dict[str, Any]:
+def check_encoder(preset: str, encoder: Any, G: Generator) -> None:
+    """Make sure that a preset has the encoder it needs, and that it makes codes of this generator.
+
+    Raises:
+      ConfigError: if not.
+    """
+    if encoder is None:
+        if preset in presets.ENCODER_NEEDED:
+            raise ConfigError(
+                f"preset {preset!r} needs an encoder: config.invert.encoder, a name or the path of a file"
+            )
+        return
+    if isinstance(encoder, Encoder):
+        encode.check_fits(encoder, G)
+        if preset == "restyle" and not _iterates(encoder):
+            raise ConfigError(f"preset 'restyle' needs a ReStyle encoder, and {encoder.name} is none: use 'encoder'")
+
+
+def encode_start(encoder: Any, G: Generator, images: jax.Array, iterations: int) -> jax.Array:
+    """Codes of (B, H, W, 3) images by an `Encoder`, or any function of images; may be traced."""
+    if isinstance(encoder, Encoder):
+        return encode.encode(encoder, G, images, iterations if _iterates(encoder) else 1)
+    return encoder(images)
+
+
+def _iterates(encoder: Any) -> bool:
+    return isinstance(encoder, Encoder) and encoder.arch.input == "rgb+render"
+
+
+def settings_of(
+    G: Generator, method: optimize.Method, name: str, seed: int, encoder: Any = None, iterations: int = 5
+) -> dict[str, Any]:
     """What identifies how a result was made; equal settings and photos give equal results."""
     from lsap_jax import __version__
 
+    given = {}
+    if encoder is not None:
+        given["encoder"] = getattr(encoder, "name", "") or getattr(encoder, "__name__", type(encoder).__name__)
+        if isinstance(encoder, Encoder):
+            given["encoder_fingerprint"] = store.fingerprint(encoder.variables, encoder.start)
+        if _iterates(encoder):
+            given["iterations"] = iterations
     return {
         "generator": G.name,
         "fingerprint": G.fingerprint,
         "preset": name,
         "method": dataclasses.asdict(method),
         "seed": seed,
+        **given,
         "versions": {"lsap_jax": __version__, "jax": jax.__version__, "numpy": np.__version__},
     }

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from lsap_jax import objectives
+from lsap_jax import distributed, objectives
 from lsap_jax.errors import ConfigError
 from lsap_jax.generators.base import Generator
 from lsap_jax.latent import spaces
@@ -62,7 +62,7 @@ class Method:
 
     Attributes:
       space: "w" or "w+", the space of the free code.
-      stages: run one after another, each with a fresh optimiser.
+      stages: run one after another, each with a fresh optimiser; none leaves the start as it is.
       noise: "const" renders with the generator's stored maps; "random" starts from fresh N(0, 1) maps, which a stage
         may optimise and which are brought back to mean 0 and deviation 1 after each of its steps.
       resolution: side in pixels at which image terms compare (area-downsampled); never above the generator's.
@@ -129,6 +129,7 @@ class Result(NamedTuple):
     history: dict[str, np.ndarray]
 
 
+_NO_STAGE = Stage(0, (), ())
 _ADAM = optax.scale_by_adam(b1=0.9, b2=0.999, eps=1e-8)
 
 
@@ -150,7 +151,7 @@ def init(method: Method, G: Generator, key: jax.Array, code: jax.Array | None = 
     if method.noise == "random":
         keys = jax.random.split(key, len(G.arch.noise_shapes))
         noise = tuple(jax.random.normal(k, s) for k, s in zip(keys, G.arch.noise_shapes, strict=True))
-    return enter(method.stages[0], {"code": code, "noise": noise})
+    return enter(method.stages[0] if method.stages else _NO_STAGE, {"code": code, "noise": noise})
 
 
 def enter(stage: Stage, variables: Variables) -> State:
@@ -256,6 +257,7 @@ def run(
     judges: objectives.Judges | None = None,
     steps_per_call: int | None = None,
     progress: Callable[[int, int, np.ndarray, float], None] | None = None,
+    mesh: jax.sharding.Mesh | None = None,
 ) -> Result:
     """Embed a batch of photos.
 
@@ -269,6 +271,7 @@ def run(
       steps_per_call: steps in one compiled call. Default 1 on CPU, where a convolution inside a loop of the compiled
         program runs three times slower, and 50 elsewhere.
       progress: called with (steps done, steps in all, loss (B,), seconds since the first step was there).
+      mesh: devices that the batch is split over, `distributed.mesh(local=True)`; B must divide evenly. One by default.
 
     Returns:
       The best code of each image under the last stage's loss.
@@ -286,11 +289,17 @@ def run(
     jittered = any(stage.jitter for stage in method.stages)
     spread = spaces.w_statistics(G).spread if jittered else jnp.float32(0)
     key_start, key_steps = jax.random.split(jax.random.key(seed))
+    if mesh is not None:
+        everywhere = jax.NamedSharding(mesh, jax.P())
+        G, judges, spread, key_steps = jax.device_put((G, judges, spread, key_steps), everywhere)
+        images, start = jax.device_put((images, start), distributed.batch_sharding(mesh))
     target = _targets(method, G.resolution, judges, images)
     if start is None:
         states = jax.vmap(lambda _: init(method, G, key_start))(images[:, 0, 0, 0])
     else:
         states = jax.vmap(lambda code: init(method, G, key_start, code))(start)
+    if mesh is not None:
+        states = jax.device_put(states, distributed.batch_sharding(mesh))
 
     total = sum(stage.steps for stage in method.stages)
     finished, began, pending, history = 0, None, None, []
@@ -310,8 +319,9 @@ def run(
             pending, finished = metrics, finished + count
             if stage.patience and bool(states.done.all()):
                 break
-    history.append(jax.device_get(pending))
-    if progress:
+    if pending is not None:
+        history.append(jax.device_get(pending))
+    if progress and history:
         progress(finished, total, history[-1]["loss"][-1], time.monotonic() - (began or time.monotonic()))
     ws = jax.vmap(lambda code: _rows(method, G, code))(states.best["code"])
     names = {name for part in history for name in part}

@@ -5,6 +5,13 @@ import dataclasses
 from lsap_jax.embed.optimize import Method, Stage
 from lsap_jax.errors import ConfigError
 
+ENCODER_ONLY = ("encoder", "restyle")  # nothing is optimised
+ENCODER_NEEDED = (*ENCODER_ONLY, "idinvert")
+# IDInvert weighs conv4_3 by 5e-5, in a VGG16 of Caffe's weights that takes 0..255; ours takes images of deviation 1.
+# A photo and the mean face differ there by an MSE of 82,890 in conv3_3 (the constant that Puzer's stylegan-encoder
+# divides by), and by 12 in ours; 5e-5 * 82,890 / 12:
+IDINVERT_FEATURES = 0.35
+
 _PROJECTOR = Stage(
     steps=1000,
     terms=(("lpips_vgg", 1.0), ("noise", 1e5)),
@@ -12,9 +19,20 @@ _PROJECTOR = Stage(
     learning_rate=0.1,
     jitter=0.05,
 )
+_PIXELS_AND_FEATURES = (("l2", 1.0), ("vgg_conv4_3", IDINVERT_FEATURES))
 _ALIGNED = Stage(steps=100, terms=(), learning_rate=0.05, ramp_up=0.05, ramp_down=0.25)
 
 PRESETS: dict[str, Method] = {
+    # What the encoder says, and nothing more.
+    "encoder": Method("w+", ()),
+    # The same of an encoder that looks at its own render and corrects itself (Alaluf et al., arXiv:2104.02699).
+    "restyle": Method("w+", ()),
+    # In-domain inversion (Zhu et al., arXiv:2004.00049): from the encoder's code, and held where the encoder, shown the
+    # render, says the same code.
+    "idinvert": Method(
+        "w+",
+        (Stage(100, (*_PIXELS_AND_FEATURES, ("encoder", 2.0)), learning_rate=0.01, ramp_up=0.0, ramp_down=0.0),),
+    ),
     # StyleGAN2's projector (Karras et al., arXiv:1912.04958, appendix D), with the settings of rosinality's code.
     "projector-w": Method("w", (_PROJECTOR,), noise="random"),
     "projector-w+": Method("w+", (_PROJECTOR,), noise="random"),
@@ -60,7 +78,7 @@ def preset(name: str, steps: int | None = None, noise: str | None = None) -> Met
         method = dataclasses.replace(method, noise="const", stages=tuple(s for s in stages if s.variables))
     elif noise not in (None, method.noise):
         raise ConfigError(f"noise={noise!r} for preset {name!r}: leave it out, or use 'const'")
-    if steps is not None:
+    if steps is not None and method.stages:
         if steps < len(method.stages):
             raise ConfigError(f"steps={steps}: preset {name!r} needs at least {len(method.stages)}")
         total = sum(stage.steps for stage in method.stages)

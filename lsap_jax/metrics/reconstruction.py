@@ -28,6 +28,8 @@ from lsap_jax.metrics import image as image_metrics
 from lsap_jax.networks import identity, lpips
 
 RESOLUTION = 256
+PIXELS = ("mse", "psnr", "ssim")  # those that cost little beside a rendering
+KINDS = ("full", "pixels", "none")
 METRICS = ("lpips_vgg", "lpips_alex", "mse", "psnr", "ssim", "id", "sncd", "sncd_z")
 
 
@@ -43,20 +45,33 @@ def _distances() -> dict[str, Callable[[jax.Array, jax.Array], jax.Array]]:
     }
 
 
-def measure(G: Generator, ws: jax.Array, images: jax.Array, targets: jax.Array) -> dict[str, np.ndarray]:
-    """All metrics of a batch of reconstructions.
+def measure(
+    G: Generator, ws: jax.Array, images: jax.Array, targets: jax.Array, kind: str = "full"
+) -> dict[str, np.ndarray]:
+    """Metrics of a batch of reconstructions.
 
     Args:
       G: the generator.
       ws: (B, num_ws, w_dim) the codes.
       images: (B, H, W, 3) what they render.
       targets: (B, H, W, 3) the photos.
+      kind: "full" for all, "pixels" for those of `PIXELS`, "none".
     """
+    if kind != "full":
+        return {name: np.asarray(value) for name, value in pixels(images, targets).items()} if kind == "pixels" else {}
     seen, wanted = resize.area(as_saved(images), RESOLUTION), resize.area(targets, RESOLUTION)
     metrics = {name: distance(seen, wanted) for name, distance in _distances().items()}
     A = alignment.fit(G)
     metrics |= {"sncd": alignment.sncd(G, A, ws), "sncd_z": alignment.calibrated(G, A, ws)}
     return {name: np.asarray(value) for name, value in metrics.items()}
+
+
+@jax.jit
+def pixels(images: jax.Array, targets: jax.Array) -> dict[str, jax.Array]:
+    """The metrics of `PIXELS`: (B, H, W, 3) twice -> (B,) each."""
+    seen, wanted = resize.area(as_saved(images), RESOLUTION), resize.area(targets, RESOLUTION)
+    distances = {"mse": image_metrics.mse, "psnr": image_metrics.psnr, "ssim": image_metrics.ssim}
+    return {name: distances[name](seen, wanted) for name in PIXELS}
 
 
 def as_saved(images: jax.Array) -> jax.Array:
