@@ -44,7 +44,6 @@ def test_dlibs_own_weights():
     np.testing.assert_allclose(rest(tree, c3), dlib_face.descriptor(tree, chips(150)), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.fast
 def test_further_channels_change_nothing_at_first():
     tree, x = random_params(), chips(64)
     for further in (x[..., :1], x[::-1]):

@@ -222,7 +222,6 @@ def test_corners_stay_when_maps_grow():
     np.testing.assert_array_equal(encoder_heads._align_corners(x, (1, 3)), x)
 
 
-@pytest.mark.fast
 def test_initial_weights_are_the_references():
     head = encoder_heads.MapToStyle(width=64, w_dim=32)
     params = head.init(jax.random.key(0), jnp.zeros((1, 4, 4, 16)))["params"]
