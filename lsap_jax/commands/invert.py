@@ -200,10 +200,11 @@ def _invert_into_shards(job: Job, out: str | os.PathLike, which: tuple[int, int]
     part = shards.Part(folder, *which, source.count, options.shard_size)
     label = f"part {which[0]} of {which[1]}: " if which[1] > 1 else ""
     total = dataset.invert_part(source, job.prepare, embed, part, settings, lambda *state: _show_rate(label, *state))
-    print(f"{label}{total['images']} images, {total['failures']} left out: {part.folder / shards.MANIFEST}")
+    if label:
+        print(f"{label}{total['images']} images, {total['failures']} left out: {part.folder / shards.MANIFEST}")
     if merge.is_complete(folder, which[1]):
         total = merge.merge(folder, verify=False)
-        print(f"all parts: {total['images']} images, {total['failures']} left out: {folder / shards.MANIFEST}")
+        print(f"{total['images']} images, {total['failures']} left out: {folder / shards.MANIFEST}")
 
 
 def _invert_into_folders(job: Job, out: str | os.PathLike) -> None:

@@ -284,9 +284,10 @@ def manifest_head(path: str | os.PathLike) -> dict[str, Any]:
     """
     try:
         with open(path) as file:
-            return json.loads(file.readline() + "]}")
+            head = json.loads(file.readline() + "]}")
     except (OSError, ValueError) as error:
         raise ResultError(f"{path}: missing or damaged ({error}); run the command of its part again") from None
+    return {key: value for key, value in head.items() if key != "shards"}
 
 
 def manifest_total(path: str | os.PathLike) -> dict[str, int]:
