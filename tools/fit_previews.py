@@ -31,7 +31,7 @@ from lsap_jax.generators.wavelet import haar
 from lsap_jax.latent import spaces
 from lsap_jax.metrics.image import psnr
 from lsap_jax.networks import lpips
-from lsap_jax.pretrained import load_generator
+from lsap_jax.pretrained import ASSETS, load_generator
 
 SIDES = (128, 256)
 PATCH = 8  # features of a side; one more is cut on every edge, for the 3x3 convolution
@@ -40,7 +40,7 @@ HIDDEN, RANK = 96, 32
 BATCH = 64  # patches of as many samples in a step
 PEAK_RATE, DECAY, CLIP = 1e-3, 0.1, 0.3
 FLOOR = 0.4  # of the largest deviation: principal components of less count less, as one sees fewer of their effects
-GROUPS = ("plain, psi 1", "plain, psi 0.7", "mixed, psi 1", "mixed, psi 0.7")
+GROUPS = ("one w, psi 1", "one w, psi 0.7", "two w, psi 1", "two w, psi 0.7")  # half of each jittered
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -65,7 +65,7 @@ def fit_and_write(out: str, work: pathlib.Path, samples: int, steps: int) -> Non
     G = load_generator("ffhq-mobile").replace(previews={})
     statistics = spaces.w_statistics(G, 20_000)
     train = kept(work / f"fit-{samples}.npz", lambda: render(G, codes(G, statistics, jax.random.key(1), samples)))
-    fresh = kept(work / "fresh-200.npz", lambda: render(G, codes(G, statistics, jax.random.key(7), 200)))
+    fresh = kept(work / "fresh-200.npz", lambda: render(G, codes(G, statistics, jax.random.key(11), 200)))
     heads = {}
     for side in SIDES:
         cut = kept(work / f"patches-{samples}-{side}.npz", lambda side=side: patches(G, train, side))
@@ -73,7 +73,8 @@ def fit_and_write(out: str, work: pathlib.Path, samples: int, steps: int) -> Non
     heads = jax.tree.map(lambda x: jnp.asarray(x, jnp.float16).astype(jnp.float32), heads)  # as they will be read
     figures = measure(G.replace(previews=heads), fresh)
     command = f"python tools/fit_previews.py --out {pathlib.Path(out).name} --samples {samples} --steps {steps}"
-    previews.save(out, G, heads, {"command": command, "figures": figures})
+    licence = f"fitted to the outputs of ffhq-mobile: {ASSETS['ffhq-mobile'].licence}"
+    previews.save(out, G, heads, {"command": command, "figures": figures, "licence": licence})
     print(f"{out}: {pathlib.Path(out).stat().st_size / 1e3:.0f} kB, for {G.name} ({G.fingerprint})")
 
 

@@ -265,7 +265,8 @@ class Generator(flax.struct.PyTreeNode):
             raise ConfigError(
                 f"resolution={resolution}: {self.name or 'this generator'} renders at {self.resolutions}. Smaller "
                 "images come from the skip sum of a StyleGAN2 (a 'resnet' or 'orig' one has none), or from preview "
-                "heads fitted to the very weights of a generator (a tuned one has none). For any other size shrink "
+                "heads fitted to the very weights of a generator (a tuned one has none; ffhq-mobile has approximate "
+                "ones, which lsap_jax.generators.previews.attach(G) adds). For any other size shrink "
                 f"the full render: lsap_jax.data.resize.area(G.synthesize(ws), {resolution})"
             )
         return _preview(self, ws, self.noise_maps(noise, ws.shape[0]), resolution)
