@@ -231,7 +231,7 @@ def _write(part: Part, job: _Job, settings: dict[str, Any], embed: Embedder) -> 
     host = [jax.device_get(Embedded(b.ws, b.metrics, None)) for b in job.batches]
     ws = [h.ws[:n] for h, n in zip(host, rows, strict=True)]
     codes = np.concatenate(ws) if ws else np.zeros((0, *embed.code_shape), np.float32)
-    finite = np.asarray(np.isfinite(codes.reshape(len(codes), -1)).all(1))
+    finite = np.asarray(np.isfinite(codes).all((1, 2)))
     failures = list(job.failures)
     for photo in (photo for photo, good in zip(job.photos, finite, strict=True) if not good):
         failures.append(Failure(photo.id, photo.source, "its code is not finite"))
