@@ -173,7 +173,10 @@ class Train:
       batch_size: images of one update, over all devices and hosts.
       microbatches: parts that a batch is split into to save memory; gradients are averaged.
       image_start: step before which only terms of the code count and nothing is rendered.
-      render: side in pixels at which codes are rendered for the image terms; 0 for all of the generator.
+      render: side in pixels at which codes are rendered for the image terms, one of the generator's `resolutions`; 0
+        for all of it.
+      previews: give the generator the preview heads that ship for it (`lsap_jax.generators.previews`), so that it can
+        be rendered small; only an approximation of its full render.
       working: side in pixels at which images are compared.
       noise: "random" (fresh, as the reference trains) or "const".
       iterations: passes of a ReStyle encoder over each image.
@@ -208,6 +211,7 @@ class Train:
     microbatches: int = 1
     image_start: int = 0
     render: int = 0
+    previews: bool = False
     working: int = 256
     noise: str = "random"
     iterations: int = 5

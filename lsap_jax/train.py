@@ -33,6 +33,7 @@ from lsap_jax.commands import command_line
 from lsap_jax.config import Config, Train
 from lsap_jax.data import pipeline, resize, samples
 from lsap_jax.errors import ConfigError, LsapError, TrainingError
+from lsap_jax.generators import previews
 from lsap_jax.generators.base import Generator
 from lsap_jax.latent import spaces
 from lsap_jax.networks import encoder_files, ir_se
@@ -61,6 +62,10 @@ def train(config: Config, workdir: str) -> State:
 
     # ---------------------------------------------------------------- generator
     G = pretrained.load_generator(config.generator)
+    if options.previews:
+        G = previews.attach(G)
+    if options.render and options.render not in G.resolutions:
+        raise ConfigError(f"config.train.render={options.render}: {G.name} renders at {G.resolutions}")
     arch = describe(options, G)
     start = jnp.broadcast_to(G.w_avg if arch.start == "w_avg" else jnp.zeros(G.w_dim), (G.num_ws, G.w_dim))
 

@@ -33,7 +33,7 @@ from lsap_jax.metrics.image import psnr
 from lsap_jax.networks import lpips
 from lsap_jax.pretrained import ASSETS, load_generator
 
-SIDES = (128, 256)
+SIDES = (256,)
 PATCH = 8  # features of a side; one more is cut on every edge, for the 3x3 convolution
 PATCHES = 8  # of a sample
 HIDDEN, RANK = 96, 32

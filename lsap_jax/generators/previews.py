@@ -9,7 +9,6 @@ Those shipped for `ffhq-mobile` are approximate, so no generator has them unless
 200 fresh samples, against the full render shrunk to the same side (peak 2; mean, and 5th percentile of PSNR):
 
     side 256    29.0 dB (24.5)    LPIPS-VGG 0.168    LPIPS-Alex 0.076
-    side 128    25.8 dB (21.8)    LPIPS-VGG 0.181    LPIPS-Alex 0.094
 """
 
 import os
@@ -88,7 +87,7 @@ def attach(G: Generator, path: str | os.PathLike = SHIPPED) -> Generator:
 
 
 def save(path: str | os.PathLike, G: Generator, previews: dict[str, Any], meta: dict[str, Any]) -> None:
-    """Write heads of G, {"128": tree of `shapes`, "256": ...}, as float16.
+    """Write heads of G, {"256": tree of `shapes`}, as float16.
 
     Raises:
       OSError: if the file cannot be written.
