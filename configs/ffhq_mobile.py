@@ -4,7 +4,7 @@
 
 COST on two CPU cores: about 1.5 s a step, 100 steps a photo, 3 GB of memory.
 
-    python tools/render_samples.py --generator ffhq-mobile --resolution 128 --count 12000 --out samples --previews
+    python tools/render_samples.py --generator ffhq-mobile --resolution 128 --count 4000 --out samples --previews
     python -m lsap_jax.train --config configs/ffhq_mobile.py --workdir DIR
 
 trains the compact LSAP encoder that is shipped, on the generator's own samples: first its code alone, then its image
@@ -51,9 +51,9 @@ def get_config() -> Config:
                 source="samples:samples", flip=False, augment=AUGMENT, validation="generated", validation_count=64
             ),
             loss=Loss(l2=1.0, lpips_alex=2.0, id=0.5, regression=0.5, delta=2e-4, sncd=0.1),
-            steps=2_250,
+            steps=1_250,
             batch_size=16,
-            image_start=2_000,
+            image_start=1_000,
             render=256,
             previews=True,
             working=128,
@@ -66,7 +66,7 @@ def get_config() -> Config:
             ema=0.995,
             log_every=20,
             image_every=250,
-            eval_every=750,
+            eval_every=625,
             eval_batch_size=16,
             save_every=250,
             keep=2,

@@ -118,7 +118,7 @@ def train(config: Config, workdir: str) -> State:
             variables = jax.device_get(state.variables)
             encoder = Encoder(variables, jax.device_get(start), arch, name=name, generator=G.fingerprint)
             meta = {"step": int(state.step), "config": described, "metrics": metrics, "generator": config.generator}
-            encoder_files.save(folder / name, encoder, meta)
+            encoder_files.save(folder / name, encoder, meta, np.float32)
 
     # ---------------------------------------------------------------- loop
     stop = _Stop()
