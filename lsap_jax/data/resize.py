@@ -4,6 +4,9 @@ Everything here is linear in the image and separable, so a resize is two small m
 over blocks). Images are (..., H, W, C); sizes are a side in pixels or (height, width).
 """
 
+import functools
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +14,7 @@ import numpy as np
 from lsap_jax.errors import ImageError
 
 Size = int | tuple[int, int]
+_MOST_SLICES = 32  # a larger factor would make a long program
 
 
 def as_images(images: jax.Array | np.ndarray, name: str = "images") -> jax.Array:
@@ -43,16 +47,46 @@ def area(images: jax.Array, size: Size) -> jax.Array:
       (..., height, width, C).
     """
     height, width = _pair(size)
-    *batch, h, w, c = images.shape
+    h, w = images.shape[-3:-1]
     if (h, w) == (height, width):
         return images
     if h % height == 0 and w % width == 0:
-        # Means over blocks beat the matrix products; rows first, so that the larger part is contiguous.
-        images = images.reshape(*batch, height, h // height, w * c).mean(-2)
-        return images.reshape(*batch, height, width, w // width, c).mean(-2)
+        return _box_means(images, height, width)
     rows = _area_weights(h, height) if height < h else _bilinear_weights(h, height)
     columns = _area_weights(w, width) if width < w else _bilinear_weights(w, width)
     return resample(images, rows, columns)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2))
+def _box_means(images: jax.Array, height: int, width: int) -> jax.Array:
+    """Means over blocks, as sums of slices; with the gradient of a reduction.
+
+    XLA's reductions take twice as long on CPU, and fifteen times where they fuse with what came before, such as
+    rounding to 8 bits; their gradient is no slower.
+    """
+    return _by_blocks(images, height, width, _mean_of_slices)
+
+
+@_box_means.defjvp
+def _box_means_jvp(height, width, primals, tangents):
+    (images,), (tangent,) = primals, tangents
+    return _box_means(images, height, width), _by_blocks(tangent, height, width, lambda x: x.mean(-2))
+
+
+def _by_blocks(images: jax.Array, height: int, width: int, mean: Callable[[jax.Array], jax.Array]) -> jax.Array:
+    """`mean` over axis -2 for blocks of rows, then of columns: rows first, so that the larger part is contiguous."""
+    *batch, h, w, c = images.shape
+    images = mean(images.reshape(*batch, height, h // height, w * c))
+    return mean(images.reshape(*batch, height, width, w // width, c))
+
+
+def _mean_of_slices(x: jax.Array) -> jax.Array:
+    if x.shape[-2] > _MOST_SLICES:
+        return x.mean(-2)
+    total = x[..., 0, :]
+    for i in range(1, x.shape[-2]):
+        total = total + x[..., i, :]
+    return total / x.shape[-2]
 
 
 def adaptive_average_pool(images: jax.Array, size: Size) -> jax.Array:

@@ -89,3 +89,21 @@ def test_images_of_other_kinds_are_refused():
     with pytest.raises(ImageError, match="photo"):
         resize.as_images(np.zeros((1, 3, 8, 8), np.float32), "photo")
     assert resize.as_images(np.zeros((1, 8, 8, 3), np.float64)).dtype == jnp.float32
+
+
+@pytest.mark.parametrize("side", [4, 1])  # sums of slices, and a factor too large for them
+def test_block_means_have_the_derivatives_of_means(side):
+    images = np.random.RandomState(0).rand(2, 64, 64, 3).astype(np.float32)
+
+    def means(x):
+        return x.reshape(2, side, 64 // side, side, 64 // side, 3).mean((2, 4))
+
+    def loss(shrink):
+        return lambda x: (shrink(x) ** 3).sum()
+
+    np.testing.assert_allclose(resize.area(images, side), means(images), rtol=1e-5)
+    got, want = (jax.grad(loss(f))(images) for f in (lambda x: resize.area(x, side), means))
+    np.testing.assert_allclose(got, want, rtol=1e-5)
+    forward = jax.jvp(lambda x: resize.area(x, side), (images,), (2 * images,))[1]
+    np.testing.assert_allclose(forward, 2 * means(images), rtol=1e-5)
+    np.testing.assert_allclose(jax.vmap(lambda x: resize.area(x, side))(images), means(images), rtol=1e-5)
