@@ -89,3 +89,18 @@ def test_judges_that_need_a_file_ask_for_it(tmp_path):
         objectives.judges_for(G, (("nothing_such", 1.0),))
     # A file that no term asks for is not opened.
     assert objectives.judges_for(G, (("l2", 1.0),), str(tmp_path / "nowhere"), str(tmp_path / "nowhere")).moco is None
+
+
+@pytest.mark.weights("lpips-vgg")
+def test_idinvert_compares_conv4_3():
+    G, photos = tiny.shallow(), tiny.photos(tiny.shallow(), 2)
+    judges = objectives.judges_for(G, (("vgg_conv4_3", 1.0),))
+    terms = (("vgg_conv4_3", 2.0),)
+    target = objectives.targets(terms, judges, photos[0], 32)
+    ws = G.broadcast(G.w_avg[None])[0]
+    same = objectives.loss(terms, judges, G, photos[0], ws, G.noise, target, 32)[0]
+    other, values = objectives.loss(terms, judges, G, photos[1], ws, G.noise, target, 32)
+    a, b = (judges.lpips_vgg.activations(photo[None], ("conv4_3",))[0] for photo in photos)
+    assert float(same) == 0
+    np.testing.assert_allclose(values["vgg_conv4_3"], jnp.square(a - b).mean(), rtol=1e-5)
+    np.testing.assert_allclose(other, 2 * values["vgg_conv4_3"], rtol=1e-6)
