@@ -33,7 +33,7 @@ from absl import flags
 from lsap_jax import cache, pretrained, report
 from lsap_jax.checkpoints import store
 from lsap_jax.data import images as image_files
-from lsap_jax.data import resize, results
+from lsap_jax.data import resize, results, shards
 from lsap_jax.edit.directions import Direction, apply_direction, resolve
 from lsap_jax.edit.directions import record as direction_record
 from lsap_jax.embed import inversion
@@ -150,6 +150,11 @@ def edit_folder(
     out = pathlib.Path(out)
     settings, done = results.read_settings(out), results.finished(out)
     ids = list(ids) or done
+    if shards.is_sharded(out):
+        raise ResultError(
+            f"{out} holds shards, which keep no photos to edit beside: invert those photos into folders "
+            "(--config.invert.store=folders), or edit codes in Python: lj.Inversion.load(OUT, ids), lj.apply_direction"
+        )
     if not ids or set(ids) - set(done):
         missing = f"image {sorted(set(ids) - set(done))[0]!r}" if ids else "finished image"
         raise ResultError(f"{out} has no {missing}; it has {', '.join(done[:10]) or 'none'}")

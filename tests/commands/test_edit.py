@@ -279,3 +279,10 @@ def test_help(capsys):
     text = capsys.readouterr().out
     assert "--inversions" in text
     assert "start:stop:count" in text
+
+
+@pytest.mark.fast
+def test_shards_are_not_edited_but_say_what_to_do(tmp_path):
+    results.open_folder(tmp_path, {"generator": "toy"}, inside="shards")
+    with pytest.raises(ResultError, match=r"holds shards.*store=folders.*Inversion.load"):
+        edit.edit_folder(tmp_path, ["pca0"], [1.0])
