@@ -7,8 +7,9 @@ COST on two CPU cores: about 1.5 s a step, 100 steps a photo, 3 GB of memory.
     python tools/render_samples.py --generator ffhq-mobile --resolution 128 --count 4000 --out samples --previews
     python -m lsap_jax.train --config configs/ffhq_mobile.py --workdir DIR
 
-trains the compact LSAP encoder that is shipped, on the generator's own samples: first its code alone, then its image
-too. Its twin without alignment: the same with --config.train.loss.sncd=0.0
+trains the compact LSAP encoder that is shipped, on the generator's own samples: the head's linear layers by
+regression of the codes first, then all of it by image terms and alignment. Its twin without alignment: the same with
+--config.train.loss.sncd=0.0
 
 COST on two CPU cores: see the metrics of the shipped encoder (`lsap_jax/networks/encoder_ffhq_mobile.npz`).
 """
@@ -41,34 +42,33 @@ def get_config() -> Config:
             encoder=Encoder(
                 trunk="dlib",
                 stages=((32, 3), (64, 4), (128, 3)),
-                head="e4e",
+                head="w+",
                 resolution=128,
-                width=256,
-                delta_width=48,
+                width=384,
                 weights="dlib-face",
+                fit=8_000,
             ),
             data=Data(
                 source="samples:samples", flip=False, augment=AUGMENT, validation="generated", validation_count=64
             ),
             loss=Loss(l2=1.0, lpips_alex=2.0, id=0.5, regression=0.5, delta=2e-4, sncd=0.1),
-            steps=1_250,
+            steps=200,
             batch_size=16,
-            image_start=1_000,
             render=256,
             previews=True,
             working=128,
             noise="const",
             optimizer="adam",
-            learning_rate=1e-3,
+            learning_rate=2e-5,
             schedule="cosine",
-            warmup=100,
+            warmup=10,
             clip=1.0,
-            ema=0.995,
-            log_every=20,
-            image_every=250,
-            eval_every=625,
+            ema=0.98,
+            log_every=5,
+            image_every=50,
+            eval_every=100,
             eval_batch_size=16,
-            save_every=250,
+            save_every=50,
             keep=2,
         ),
     )

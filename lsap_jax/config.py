@@ -64,6 +64,8 @@ class Encoder:
       start: "w_avg" adds the output to the mean of W, "zero" takes it as the code.
       weights: what the training starts from: "" for random weights, "dlib-face" (trunk "dlib"), or a path: an encoder
         of the same description, or the face recogniser that the trunk is to be taken from (`model_ir_se50.pth`).
+      fit: samples of known code that the linear layers of a head "w+" are first fitted to in closed form, see
+        `lsap_jax.training.ridge`; 0 for random layers.
     """
 
     trunk: str = "ir-se"
@@ -76,6 +78,7 @@ class Encoder:
     delta_width: int = 0
     start: str = "w_avg"
     weights: str = ""
+    fit: int = 0
 
 
 @dataclasses.dataclass

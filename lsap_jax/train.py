@@ -31,14 +31,14 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 from lsap_jax import cache, distributed, objectives, pretrained
 from lsap_jax.commands import command_line
 from lsap_jax.config import Config, Train
-from lsap_jax.data import pipeline, resize, samples
+from lsap_jax.data import augment, pipeline, resize, samples
 from lsap_jax.errors import ConfigError, LsapError, TrainingError
 from lsap_jax.generators import previews
 from lsap_jax.generators.base import Generator
 from lsap_jax.latent import spaces
 from lsap_jax.networks import encoder_files, ir_se
 from lsap_jax.networks.encoders import Encoder, EncoderArch
-from lsap_jax.training import evaluation, initial, logs, update
+from lsap_jax.training import evaluation, initial, logs, ridge, update
 from lsap_jax.training import state as training_state
 from lsap_jax.training.state import State
 from lsap_jax.training.update import Frozen
@@ -72,6 +72,10 @@ def train(config: Config, workdir: str) -> State:
     # ---------------------------------------------------------------- input
     source = _source(options, G)
     variables = initial.variables(options.encoder.weights, arch, options.seed)
+    if options.encoder.fit:
+        batches = _known_codes(options, G)
+        variables, figures = ridge.fit(variables, arch, batches, start, spaces.w_statistics(G))
+        print(f"lsap_jax: fitted head explains {figures['explained']:.3f} of the codes' variance", file=sys.stderr)
 
     # ---------------------------------------------------------------- judges
     wanted = update.terms_of(options.loss, update.CODE_TERMS + update.IMAGE_TERMS)
@@ -101,7 +105,9 @@ def train(config: Config, workdir: str) -> State:
     begun = manager.latest_step()
     if begun is not None:
         state = _restore(manager, begun, shapes, everywhere, described, source)
-    best = float("inf") if manager.best_step() is None else manager.metrics(manager.best_step())[options.best]
+    best_step = manager.best_step()
+    known = manager.metrics(best_step) if best_step is not None else None
+    best = known[options.best] if known else float("inf")
     log = logs.Logs(folder, begun or 0, options.steps, first_host)
     if first_host:
         (folder / "config.json").write_text(json.dumps(described, indent=2))
@@ -171,8 +177,8 @@ def train(config: Config, workdir: str) -> State:
 
 def describe(options: Train, G: Generator) -> EncoderArch:
     """The encoder that the configuration describes, for this generator."""
-    given = dataclasses.asdict(options.encoder)
-    del given["weights"]
+    fields = {field.name for field in dataclasses.fields(EncoderArch)}
+    given: dict[str, Any] = {k: v for k, v in vars(options.encoder).items() if k in fields}
     given["stages"] = tuple(ir_se.Stage(*stage) for stage in given["stages"])
     return EncoderArch(num_ws=G.num_ws, w_dim=G.w_dim, **given)
 
@@ -228,6 +234,18 @@ def _source(options: Train, G: Generator) -> Any:
         process_count=hosts,
         G=G,
     )
+
+
+def _known_codes(options: Train, G: Generator) -> Iterator[tuple[jax.Array, jax.Array]]:
+    """What the closed-form start of a head is fitted to: images as the encoder sees them, and their codes."""
+    source = _source(options, G)
+    prepare = jax.jit(lambda G, key, batch: update.with_fresh_samples(options, G, key, batch))
+    wear = jax.jit(lambda key, x: augment.augment(key, x, augment.Augment(**options.data.augment))[0])
+    for number in range(-(-options.encoder.fit // options.batch_size)):
+        keys = jax.random.split(jax.random.fold_in(jax.random.key(options.seed), number))
+        batch = prepare(G, keys[0], next(source) if source else {})
+        known = np.flatnonzero(batch["has_ws"])
+        yield wear(keys[1], batch["image"])[known], batch["ws"][known]
 
 
 def _validation(options: Train, G: Generator) -> Iterator[dict[str, np.ndarray]]:

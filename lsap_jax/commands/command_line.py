@@ -34,7 +34,7 @@ def config_of(flag: Any) -> Config:
     return flag.value
 
 
-def field_names(kind: type, prefix: str = "") -> list[str]:
+def field_names(kind: Any, prefix: str = "") -> list[str]:
     """All fields of a configuration, with dots: ["generator", "invert.preset", ...]."""
     names = []
     for field in dataclasses.fields(kind):

@@ -76,6 +76,8 @@ def update_latent(
     z_key, row_key, real_key, fake_key = jax.random.split(key, 4)
     real = G.map(jax.random.normal(z_key, (codes.shape[0], G.z_dim)))
     fake = code_pool.pick_rows(row_key, codes, stage) if options.pool else codes[:, 0]
+    assert critic.real is not None  # `init_latent` made the pools
+    assert critic.fake is not None
     real_pool, real = code_pool.query(critic.real, real_key, real)
     fake_pool, fake = code_pool.query(critic.fake, fake_key, fake)
     critic, metrics = _learn(options, critic, _latent_logits, real, fake, step, "latent_critic")
@@ -140,7 +142,7 @@ def _learn(
 
 
 def _latent_logits(params: Any, codes: jax.Array) -> jax.Array:
-    return LatentCritic().apply({"params": params}, codes)
+    return jnp.asarray(LatentCritic().apply({"params": params}, codes))
 
 
 def _adam(options: Critic) -> optax.GradientTransformation:

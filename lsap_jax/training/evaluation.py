@@ -42,7 +42,7 @@ def make_evaluate(options: Train, arch: EncoderArch) -> Callable[..., tuple[dict
         for _ in range(options.iterations if arch.input == "rgb+render" else 1):
             seen = render(codes) if arch.input == "rgb+render" else None
             shown = encoders.network_input(arch, images, render=seen)
-            codes = codes + network.apply(variables, shown, stage=stage)
+            codes = codes + jnp.asarray(network.apply(variables, shown, stage=stage))
         renders = render(codes)
 
         def one(image, render, ws):
@@ -51,15 +51,14 @@ def make_evaluate(options: Train, arch: EncoderArch) -> Callable[..., tuple[dict
 
         loss, values = jax.vmap(one)(images, renders, codes) if terms else (jnp.zeros(size), {})
         weight = batch["mask"].astype(jnp.float32)
+        sums = {"images": weight.sum()}
         if options.loss.regression:
             known = weight * batch["has_ws"]
-            values["regression"] = jnp.square(codes - batch["ws"]).mean((1, 2)) / frozen.variance
-            loss = loss + options.loss.regression * jnp.where(known > 0, values["regression"], 0)
-        sums = {name: (value * weight).sum() for name, value in {"loss": loss, **values}.items()}
-        if options.loss.regression:
-            sums["regression"] = (values["regression"] * known).sum()
-            sums["known"] = known.sum()
-        return {**sums, "images": weight.sum()}, renders
+            error = known * jnp.square(codes - batch["ws"]).mean((1, 2)) / frozen.variance
+            loss = loss + options.loss.regression * error
+            sums |= {"regression": error.sum(), "known": known.sum()}
+        sums |= {name: (value * weight).sum() for name, value in {"loss": loss, **values}.items()}
+        return sums, renders
 
     return evaluate
 

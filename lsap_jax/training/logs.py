@@ -33,7 +33,7 @@ class Logs:
         self.file = open(path, "a")  # noqa: SIM115, open as long as the run
         self.board: Any = None
         try:
-            import tensorboardX
+            import tensorboardX  # type: ignore[missing-import]
         except ImportError:
             return
         self.board = tensorboardX.SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)

@@ -177,6 +177,7 @@ def _loss(options, arch, rendering, frozen, batch, key, step, carried):
 
     def loss(params):
         batch_stats, latent_critic, image_critic = carried
+        images = None
         if arch.input == "rgb+render":
             # ReStyle: every pass sees the render of the last and moves its code; gradients stay inside a pass.
             codes = jnp.broadcast_to(frozen.start[None], (size, *frozen.start.shape))
@@ -200,7 +201,7 @@ def _loss(options, arch, rendering, frozen, batch, key, step, carried):
             values |= figures
             values["adversarial"] = critics.judge_latent(options.critic, latent_critic, codes, open_rows)
             total += options.loss.adversarial * values["adversarial"]
-        if image_critic is not None and rendering:
+        if image_critic is not None and images is not None and rendering:
             found, real = resize.area(images, working), resize.area(targets, working)
             image_critic, figures = critics.update_image(
                 options, image_critic, real, jax.lax.stop_gradient(found), step

@@ -43,7 +43,7 @@ def begin(options, G):
 
 def metrics_of(folder, split="train"):
     lines = [json.loads(line) for line in (pathlib.Path(folder) / "metrics.jsonl").read_text().splitlines()]
-    return [line for line in lines if line["split"] == split]
+    return [line for line in lines if line.pop("split") == split]
 
 
 def assert_same_state(a, b):
