@@ -65,7 +65,6 @@ def get_config() -> Config:
             clip=1.0,
             ema=0.98,
             log_every=5,
-            image_every=50,
             eval_every=100,
             eval_batch_size=16,
             save_every=50,

@@ -27,7 +27,6 @@ def get_config() -> Config:
             learning_rate=1e-3,
             ema=0.9,
             log_every=1,
-            image_every=3,
             eval_every=3,
             eval_batch_size=4,
             save_every=3,

@@ -197,8 +197,7 @@ class Train:
       id_weights: path of ArcFace weights for the term `id`; "" for the descriptor that packages ship.
       moco_weights: path of MoCo-v2 weights for the term `moco`.
       log_every: steps between lines of metrics.
-      image_every: steps between pictures; 0 for none.
-      eval_every: steps between evaluations; 0 for none.
+      eval_every: steps between evaluations, which also make pictures; 0 for none.
       eval_batch_size: images evaluated together.
       save_every: steps between checkpoints.
       keep: checkpoints kept, besides the best.
@@ -232,7 +231,6 @@ class Train:
     id_weights: str = ""
     moco_weights: str = ""
     log_every: int = 50
-    image_every: int = 500
     eval_every: int = 5_000
     eval_batch_size: int = 8
     save_every: int = 10_000

@@ -233,17 +233,21 @@ def load_generator(name_or_path: str | os.PathLike) -> Generator:
     return convert_stylegan2.generator_from_checkpoint(read.read(path), name)
 
 
+# Encoders that were trained here and lie in the package; each file says how.
+ENCODERS = {"ffhq-mobile-lsap": pathlib.Path(__file__).parent / "networks" / "encoder_ffhq_mobile.npz"}
+
+
 def load_encoder(
     name_or_path: str | os.PathLike,
     head: str | None = None,
     start: np.ndarray | None = None,
     num_ws: int | None = None,
 ) -> Encoder:
-    """An encoder from a file.
+    """An encoder by name, or from a file.
 
     Args:
-      name_or_path: a path: our `.npz`, or a published `.pt` or `.pth` of pSp, e4e, LSAP, ReStyle, a W encoder,
-        latent-composition or IDInvert, told apart by their contents.
+      name_or_path: a name of `ENCODERS`; or a path: our `.npz`, or a published `.pt` or `.pth` of pSp, e4e, LSAP,
+        ReStyle, a W encoder, latent-composition or IDInvert, told apart by their contents.
       head: "psp" or "e4e", for published files that do not say which they are.
       start: (w_dim,) mean code, for published files without `latent_avg`.
       num_ws: rows of the code, for published W encoders that do not say.
@@ -254,9 +258,10 @@ def load_encoder(
     Raises:
       CheckpointError: if the file is missing, damaged, or holds no encoder; if a tensor is missing or left over.
     """
-    name, path = os.fspath(name_or_path), pathlib.Path(name_or_path)
+    name = os.fspath(name_or_path)
+    path = ENCODERS.get(name, pathlib.Path(name_or_path))
     if not path.exists():
-        raise CheckpointError(f"{path}: no such file, and no encoder of this name")
+        raise CheckpointError(f"{path}: no such file, and no encoder of this name ({', '.join(ENCODERS)})")
     if path.suffix == ".npz":
         return encoder_files.load(path).replace(name=name)
     return convert_encoders.encoder_from_checkpoint(read.read(path), name, head, start, num_ws)

@@ -12,11 +12,13 @@ SIGTERM saves first.
     WORKDIR/metrics.jsonl, pictures/, tensorboard/    see `lsap_jax.training.logs`
 """
 
+import contextlib
 import dataclasses
 import json
 import pathlib
 import signal
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -72,10 +74,6 @@ def train(config: Config, workdir: str) -> State:
     # ---------------------------------------------------------------- input
     source = _source(options, G)
     variables = initial.variables(options.encoder.weights, arch, options.seed)
-    if options.encoder.fit:
-        batches = _known_codes(options, G)
-        variables, figures = ridge.fit(variables, arch, batches, start, spaces.w_statistics(G))
-        print(f"lsap_jax: fitted head explains {figures['explained']:.3f} of the codes' variance", file=sys.stderr)
 
     # ---------------------------------------------------------------- judges
     wanted = update.terms_of(options.loss, update.CODE_TERMS + update.IMAGE_TERMS)
@@ -85,6 +83,12 @@ def train(config: Config, workdir: str) -> State:
     frozen = _place(frozen, everywhere)
 
     # ---------------------------------------------------------------- encoder and optimiser
+    manager = _checkpoints(folder, options)
+    begun = manager.latest_step()
+    if options.encoder.fit and begun is None:
+        variables, figures = ridge.fit(variables, arch, _known_codes(options, G), start, spaces.w_statistics(G))
+        print(f"lsap_jax: fitted head explains {figures['explained']:.3f} of the codes' variance", file=sys.stderr)
+
     def create(variables):
         return training_state.init(options, arch, variables)
 
@@ -100,9 +104,7 @@ def train(config: Config, workdir: str) -> State:
     evaluate = jax.jit(evaluation.make_evaluate(options, arch), out_shardings=(everywhere, spread))
 
     # ---------------------------------------------------------------- checkpoints
-    manager = _checkpoints(folder, options)
     described = json.loads(json.dumps(dataclasses.asdict(config)))
-    begun = manager.latest_step()
     if begun is not None:
         state = _restore(manager, begun, shapes, everywhere, described, source)
     best_step = manager.best_step()
@@ -127,47 +129,42 @@ def train(config: Config, workdir: str) -> State:
             encoder_files.save(folder / name, encoder, meta, np.float32)
 
     # ---------------------------------------------------------------- loop
-    stop = _Stop()
     pending, metrics, evaluated = None, {}, None
-    for step in range(begun or 0, options.steps):
-        batch = distributed.shard_batch(mesh, next(source)) if source else {}
-        rendering = update.uses_images(options.loss) and step >= options.image_start
-        state, measured = steps[rendering](state, frozen, batch)
-        if pending is not None:
-            metrics = _finite(*pending)  # of the step before, while this one runs
-        pending, done = (step + 1, measured), step + 1
-        last = done == options.steps
-        if done % options.log_every == 0 or last:
-            metrics = _finite(*pending)
-            log.write(done, "train", metrics)
-        log.progress(done, metrics)
+    with contextlib.closing(log), contextlib.closing(manager), _Stop() as stop:
+        for step in range(begun or 0, options.steps):
+            batch = distributed.shard_batch(mesh, next(source)) if source else {}
+            rendering = update.uses_images(options.loss) and step >= options.image_start
+            state, measured = steps[rendering](state, frozen, batch)
+            if pending is not None:
+                metrics = _finite(*pending)  # of the step before, while this one runs
+            pending, done = (step + 1, measured), step + 1
+            last = done == options.steps
+            if done % options.log_every == 0 or last:
+                metrics = _finite(*pending)
+                log.write(done, "train", metrics)
+            log.progress(done, metrics)
 
-        evaluated = None
-        if options.eval_every and (done % options.eval_every == 0 or last) and options.data.validation:
-            _finite(*pending)
-            parts = []
-            for index, given in enumerate(_validation(options, G)):
-                sums, renders = evaluate(state.variables, frozen, distributed.shard_batch(mesh, given), state.step)
-                parts.append(jax.device_get(sums))
-                if index == 0 and options.image_every:
-                    shown = renders.addressable_data(0)
-                    _picture(log, done, given["image"], np.asarray(shown))
-            evaluated = evaluation.means(parts)
-            if options.best not in evaluated:
-                raise ConfigError(f"config.train.best={options.best!r}: evaluation gives {', '.join(evaluated)}")
-            log.write(done, "eval", evaluated)
-            if evaluated[options.best] < best:
-                best = evaluated[options.best]
-                export("encoder.npz", evaluated)
-        stopping = stop.requested(done)
-        if done % options.save_every == 0 or evaluated or last or stopping:
-            _finite(*pending)
-            save(done, evaluated)
-        if stopping:
-            break
-    manager.wait_until_finished()
-    manager.close()
-    log.close()
+            evaluated = None
+            if options.eval_every and (done % options.eval_every == 0 or last) and options.data.validation:
+                _finite(*pending)
+                parts = []
+                for index, given in enumerate(_validation(options, G)):
+                    sums, renders = evaluate(state.variables, frozen, distributed.shard_batch(mesh, given), state.step)
+                    parts.append(jax.device_get(sums))
+                    if index == 0:
+                        shown = renders.addressable_data(0)
+                        _picture(log, done, given["image"], np.asarray(shown))
+                evaluated = evaluation.means(parts)
+                log.write(done, "eval", evaluated)
+                if evaluated[options.best] < best:
+                    best = evaluated[options.best]
+                    export("encoder.npz", evaluated)
+            stopping = stop.requested(done)
+            if done % options.save_every == 0 or evaluated or last or stopping:
+                _finite(*pending)
+                save(done, evaluated)
+            if stopping:
+                break
     if stop.asked:
         print(f"lsap_jax: stopped at step {int(state.step)}; the same command goes on from there", file=sys.stderr)
     elif not (options.eval_every and options.data.validation):
@@ -204,6 +201,9 @@ def _check(options: Train, devices: int) -> None:
         )
     if not any(dataclasses.asdict(options.loss).values()):
         raise ConfigError("config.train.loss has no weight above 0: nothing would be trained")
+    measured = [name for name, _ in update.terms_of(options.loss, evaluation.TERMS)]
+    if options.best not in ("loss", *measured):
+        raise ConfigError(f"config.train.best={options.best!r}: evaluation gives {', '.join(('loss', *measured))}")
 
 
 def _codes_known(options: Train) -> bool:
@@ -337,12 +337,20 @@ class _Stop:
     """Whether SIGTERM asked to stop; on several hosts the same answer on all of them at the same step."""
 
     def __init__(self):
-        self.asked = False
-        if jax.process_count() == 1:
-            signal.signal(signal.SIGTERM, self._ask)
+        self.asked, self._before = False, None
+        main_thread = threading.current_thread() is threading.main_thread()
+        if jax.process_count() == 1 and main_thread:  # only there may handlers be set
+            self._before = signal.signal(signal.SIGTERM, self._ask)
 
     def _ask(self, *_) -> None:
         self.asked = True
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGTERM, self._before)
 
     def requested(self, step: int) -> bool:
         if jax.process_count() > 1:

@@ -17,6 +17,8 @@ from lsap_jax.networks.encoders import EncoderArch
 from lsap_jax.training import progressive, update
 from lsap_jax.training.update import Frozen
 
+TERMS = (*update.CODE_TERMS, *update.IMAGE_TERMS, "regression")  # those of a loss that are evaluated; critics are not
+
 
 def make_evaluate(options: Train, arch: EncoderArch) -> Callable[..., tuple[dict[str, jax.Array], jax.Array]]:
     """The function of one batch, to be jitted.

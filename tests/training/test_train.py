@@ -99,7 +99,7 @@ def test_what_a_run_leaves(config, tmp_path):
 
 
 def test_sigterm_saves_and_the_same_command_goes_on(config, generator_file, tmp_path):
-    flags = [f"--config.generator={generator_file}", "--config.train.steps=100000", "--config.train.image_every=0"]
+    flags = [f"--config.generator={generator_file}", "--config.train.steps=100000"]
     flags += ["--config.train.eval_every=0", "--config.train.save_every=1000"]
     command = [
         sys.executable,
@@ -125,7 +125,7 @@ def test_sigterm_saves_and_the_same_command_goes_on(config, generator_file, tmp_
     (saved,) = (int(p.name) for p in (tmp_path / "checkpoints").iterdir())
     assert saved == metrics_of(tmp_path)[-1]["step"]
     # A straight run of as many steps ends in the same place.
-    config.train = dataclasses.replace(config.train, steps=saved, eval_every=0, image_every=0, save_every=1000)
+    config.train = dataclasses.replace(config.train, steps=saved, eval_every=0, save_every=1000)
     train.train(config, str(tmp_path / "straight"))
     assert metrics_of(tmp_path / "straight") == metrics_of(tmp_path)
 
