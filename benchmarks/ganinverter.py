@@ -12,7 +12,6 @@ One line a step goes in, one comes out: {"cpu": seconds, "loss": ...}.
 
 import argparse
 import contextlib
-import importlib.util
 import json
 import os
 import pathlib
@@ -27,7 +26,7 @@ from timing import peak_memory
 from torch import nn
 
 TERMS = {"l2": 1.0, "lpips": 0.8, "id": 0.1, "delta": 2e-4, "adversarial": 0.1}  # e4e's weights
-ABSENT = ("cv2", "loguru", "matplotlib", "matplotlib.pyplot", "torchvision", "torchvision.transforms")
+EMPTY = ("cv2", "loguru", "matplotlib", "matplotlib.pyplot", "torchvision", "torchvision.transforms")
 
 
 class FusedLeakyReLU(nn.Module):
@@ -84,9 +83,7 @@ def trainer_of(folder, losses, resolution, batch):
     ops = types.ModuleType("models.stylegan2.op")
     ops.FusedLeakyReLU, ops.fused_leaky_relu, ops.upfirdn2d = FusedLeakyReLU, fused_leaky_relu, upfirdn2d
     sys.modules["models.stylegan2.op"] = ops
-    for name in ABSENT:
-        if name.partition(".")[0] in sys.modules or importlib.util.find_spec(name.partition(".")[0]) is None:
-            sys.modules.setdefault(name, mock.MagicMock())
+    sys.modules |= {name: mock.MagicMock() for name in EMPTY}
     sys.modules["torchvision"].models.alexnet = alexnet
     sys.path.insert(0, str(folder))
     from models.discriminator import LatentCodesDiscriminator
