@@ -18,7 +18,7 @@ from PIL import Image
 from timing import emit, machine
 
 import lsap_jax as lj
-from lsap_jax.data import images, samples
+from lsap_jax.data import images, resize, samples
 from lsap_jax.latent import spaces
 from lsap_jax.metrics import consistency, reconstruction
 
@@ -81,7 +81,8 @@ def _measure(G, E, pictures, batch, picture=None):
     """{metric: (N,)} of an encoder over images (N, R, R, 3)."""
     W = spaces.w_statistics(G)
     resolution = 256 if 256 in G.resolutions else None
-    found, renders = [], []
+    judge = lj.identity()
+    found, renders, descriptors = [], [], []
     render = jax.jit(lambda G, ws: G.synthesize(ws))
     lec = jax.jit(lambda E, G, x, d: consistency.latent_editing_consistency(E, G, x, d, resolution))
     for at in range(0, len(pictures), batch):
@@ -96,13 +97,28 @@ def _measure(G, E, pictures, batch, picture=None):
         sign = 1 if (at // batch) % 2 else -1
         edit = jnp.broadcast_to(sign * STRENGTH * W.stddev[k] * W.components[k], (G.num_ws, G.w_dim))
         rows["lec"] = np.asarray(lec(E, G, x, edit))
-        rows["lec_strength_0"] = np.asarray(lec(E, G, x, jnp.zeros_like(edit)))
         found.append(rows)
-        renders.append(np.asarray(reconstructed))
+        seen = [resize.area(image, 256) for image in (reconstruction.as_saved(reconstructed), x)]
+        descriptors.append([np.asarray(judge.embed(image)) for image in seen])
+        if picture:
+            renders.append(np.asarray(reconstructed))
     if picture:
         pair = [np.concatenate(list(a[:, ::4, ::4]), 1) for a in (pictures, np.concatenate(renders))]
         images.write_png(picture, images.to_uint8(np.concatenate(pair, 0)))
-    return {name: np.concatenate([np.asarray(rows[name]) for rows in found]) for name in found[0]}
+    measured = {name: np.concatenate([np.asarray(rows[name]) for rows in found]) for name in found[0]}
+    # How alike the reconstruction of one and the picture of another are: the mean over all others.
+    of_renders, of_pictures = (np.concatenate(parts) for parts in zip(*descriptors, strict=True))
+    cosines = of_renders @ of_pictures.T
+    others = (cosines.sum(1) - np.diag(cosines)) / max(1, len(cosines) - 1)
+    spread = cosines[~np.eye(len(cosines), dtype=bool)]
+    emit(
+        {
+            "benchmark": "encoders",
+            "id_of_pairs": [round(float(v), 3) for v in np.percentile(np.diag(cosines), [0, 5, 50, 95, 100])],
+            "id_of_random_pairs": [round(float(v), 3) for v in np.percentile(spread, [0, 5, 50, 95, 100])],
+        }
+    )
+    return {**measured, "id_random_pairs": others}
 
 
 def _samples(G, seed, count, batch):
