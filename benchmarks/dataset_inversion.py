@@ -8,8 +8,7 @@ Prints JSON lines. All take turns within one run, so that their ratio holds on a
     codes          the whole of `invert` into shards with preset "encoder": PNG files -> codes on disk
     measured       the same, and every code is rendered at full size and compared with its photo
 
-Photos are renders of the generator at its resolution, as PNG files, taken as aligned. Without --encoder the one of
-configs/ffhq_mobile.py is timed with random weights.
+Photos are renders of the generator at its resolution, as PNG files, taken as aligned.
 """
 
 import argparse
@@ -26,24 +25,6 @@ import lsap_jax as lj
 from lsap_jax.data import images, photos, results, sources
 from lsap_jax.data.shards import Part
 from lsap_jax.embed import dataset, presets
-from lsap_jax.networks.encoders import EncoderArch, module
-
-
-def random_encoder(G):
-    """The embedded recipe's encoder, untrained."""
-    arch = EncoderArch(
-        trunk="dlib",
-        stages=((32, 3), (64, 4), (128, 3)),
-        head="e4e",
-        resolution=min(128, G.resolution),
-        width=256,
-        delta_width=48,
-        num_ws=G.num_ws,
-        w_dim=G.w_dim,
-    )
-    image = jnp.zeros((1, arch.resolution, arch.resolution, 3))
-    variables = jax.jit(module(arch).init)(jax.random.key(0), image)
-    return lj.Encoder(variables, G.broadcast(G.w_avg[None])[0], arch, name="untrained")
 
 
 def write_photos(G, folder, count):
@@ -85,13 +66,13 @@ def main():
     """Parse flags, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--generator", default="ffhq-mobile")
-    parser.add_argument("--encoder")
+    parser.add_argument("--encoder", default="ffhq-mobile-lsap")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 2, 4, 8])
     parser.add_argument("--images", type=int, default=16)
     parser.add_argument("--repeats", type=int, default=5)
     flags = parser.parse_args()
     G = lj.load_generator(flags.generator)
-    E = lj.load_encoder(flags.encoder) if flags.encoder else random_encoder(G)
+    E = lj.load_encoder(flags.encoder)
     with tempfile.TemporaryDirectory() as folder:
         root = pathlib.Path(folder)
         write_photos(G, root / "photos", flags.images)

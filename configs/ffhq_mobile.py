@@ -37,7 +37,7 @@ def get_config() -> Config:
     """The embedded default."""
     return Config(
         generator="ffhq-mobile",
-        invert=Invert(preset="lsap-calibrated", steps=100),
+        invert=Invert(preset="lsap-calibrated", steps=100, encoder="ffhq-mobile-lsap"),
         train=Train(
             encoder=Encoder(
                 trunk="dlib",
