@@ -17,7 +17,6 @@ import pathlib
 import tempfile
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from timing import emit, interleave, machine
 
