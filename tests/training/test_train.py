@@ -265,7 +265,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(config, tmp_path):
         ({"data": Data(source="folder:/nowhere"), "loss": Loss(l2=1.0)}, "/nowhere"),
         ({"data": Data(source="samples:/nowhere")}, "/nowhere"),
         ({"data": Data(source="folder:/nowhere")}, "regression needs known codes"),
-        ({"data": Data(source="web:faces")}, "web:faces"),
+        ({"data": Data(source="web:faces"), "loss": Loss(l2=1.0)}, "web:faces"),
         ({"id_weights": "/nowhere/ir.pth", "loss": Loss(id=1.0)}, "/nowhere/ir.pth"),
     ],
 )
