@@ -265,12 +265,17 @@ def _validation(options: Train, G: Generator) -> Iterator[dict[str, np.ndarray]]
     settings = samples.Settings(data.truncation, data.mixing)
     mine = slice(*(jax.process_index() + np.arange(2)) * (size // jax.process_count()))
     for at in range(0, data.validation_count, size):
-        # Keys apart from those of training, which are folded with the step.
-        key = jax.random.fold_in(jax.random.key(0x5EED), at)
-        fresh = jax.device_get(samples.fresh(G, key, size, update.image_size(options), settings))
-        image = np.clip(np.round((fresh["image"] + 1) * 127.5), 0, 255).astype(np.uint8)
-        mask = at + np.arange(size) < data.validation_count
-        yield {"image": image[mine], "ws": fresh["ws"][mine], "has_ws": np.ones(size, bool)[mine], "mask": mask[mine]}
+        # A key for every image, whatever the batch, and apart from those of training.
+        numbers = at + np.arange(size)[mine]
+        keys = jax.vmap(lambda n: jax.random.fold_in(jax.random.key(0x5EED), n))(numbers)
+        ws = samples.draw_each(G, keys, settings)
+        image = np.asarray(samples.render(G, ws, update.image_size(options)))
+        yield {
+            "image": np.clip(np.round((image + 1) * 127.5), 0, 255).astype(np.uint8),
+            "ws": np.asarray(ws),
+            "has_ws": np.ones(len(numbers), bool),
+            "mask": numbers < data.validation_count,
+        }
 
 
 def _checkpoints(folder: pathlib.Path, options: Train) -> ocp.CheckpointManager:
