@@ -28,7 +28,6 @@ def test_it_describes_an_encoder_and_an_optimiser(name):
     train._check(options, devices=1)
 
 
-@pytest.mark.fast
 def test_parameters_and_stages_of_the_published_recipes():
     generator = types.SimpleNamespace(num_ws=18, w_dim=512)
     counts = {"ffhq": 267_136_704, "ffhq_e4e": 267_136_704, "ffhq_psp": 267_136_704, "ffhq_restyle": 205_585_792}

@@ -55,7 +55,6 @@ def test_layouts(checkpoint):
     np.testing.assert_array_equal(E.start, np.tile(MEAN, (8, 1)))
 
 
-@pytest.mark.fast
 def test_what_the_tensors_say():
     sizes = {"w_dim": W_DIM, "width": W_DIM, "stages": STAGES}
     for tensors, arch in (

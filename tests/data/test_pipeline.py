@@ -78,7 +78,6 @@ def test_every_epoch_has_all_images_in_another_order(folder, G):
     assert tuple(other) != tuple(seen[0])
 
 
-@pytest.mark.fast
 def test_half_of_the_images_are_mirrored(folder, G):
     batch = next(train(folder, G, batch_size=200))
     mirrored = batch["image"][:, 0, 0, 0] != 255

@@ -175,7 +175,6 @@ def test_the_second_run_compiles_nothing(own_cache, caplog):
     assert not compiled
 
 
-@pytest.mark.fast
 def test_alignment_terms_bring_styles_back(own_cache):
     G = tiny.shallow()
     A = alignment.fit(G, num_samples=20_000)

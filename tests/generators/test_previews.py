@@ -38,7 +38,6 @@ def codes(G, batch=2):
     return jnp.asarray(np.random.RandomState(1).randn(batch, G.num_ws, G.w_dim), jnp.float32)
 
 
-@pytest.mark.fast
 def test_skip_sum():
     G = tiny.generator()
     ws = codes(G)
@@ -84,7 +83,6 @@ def test_gradient_reaches_the_rows_that_are_used(make, side, used):
     assert bool((size[:, used:] == 0).all())
 
 
-@pytest.mark.fast
 def test_a_head_reads_its_block_and_the_rows_left():
     G = small_mobile()
     ws = codes(G)

@@ -79,7 +79,6 @@ def test_unusable_landmarks_are_refused(landmarks):
         dlib_face.chip(np.zeros((64, 64, 3), np.float32), landmarks)
 
 
-@pytest.mark.fast
 @pytest.mark.parametrize("size", [128, 200, 512])
 def test_the_crop_of_aligned_images(size):
     # Where FFHQ's alignment puts the mean face: eyes a quarter of the side apart, a little above the middle.

@@ -27,7 +27,6 @@ def test_taps_of_a_narrow_trunk(channels):
     assert (c1.shape, c2.shape, c3.shape) == ((2, 17, 24, 16), (2, 9, 12, 16), (2, 5, 6, 32))
 
 
-@pytest.mark.fast
 def test_size_of_ir_se50():
     image = jax.ShapeDtypeStruct((1, 256, 256, 3), jnp.float32)
     variables = jax.eval_shape(ir_se.Backbone().init, jax.random.key(0), image)

@@ -17,7 +17,6 @@ def test_values_by_hand():
     np.testing.assert_allclose(encoder_adversarial(jnp.array([0.0, 2.0])), (0.693147 + 0.126928) / 2, rtol=1e-5)
 
 
-@pytest.mark.fast
 def test_locked_rows_count_only_where_asked():
     logits = jax.random.normal(jax.random.key(0), (3, 5))
     rows = jnp.array([1.0, 1.0, 0.0, 0.0, 0.0])

@@ -252,7 +252,6 @@ def test_a_loss_that_is_not_finite_stops_the_run(config, tmp_path):
     assert not saved  # nothing of a broken state is kept
 
 
-@pytest.mark.fast
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
