@@ -14,7 +14,6 @@ from lsap_jax.data import samples
 from lsap_jax.data.resize import area
 from lsap_jax.errors import ConfigError, ImageError, ResultError
 
-pytestmark = pytest.mark.fast
 DEFAULT = samples.Settings()
 PLAIN = samples.Settings(truncation=(1.0, 1.0), mixing=0.0)
 

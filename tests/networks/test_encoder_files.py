@@ -10,8 +10,6 @@ from lsap_jax.checkpoints import store
 from lsap_jax.errors import CheckpointError
 from lsap_jax.networks import encoder_files
 
-pytestmark = pytest.mark.fast
-
 
 def same(a, b) -> bool:
     return jax.tree.structure(a) == jax.tree.structure(b) and all(

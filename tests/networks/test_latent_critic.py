@@ -11,8 +11,6 @@ from lsap_jax.errors import CheckpointError
 from lsap_jax.networks.latent_critic import LatentCritic
 from lsap_jax.training import adversarial
 
-pytestmark = pytest.mark.fast
-
 
 def converted():
     variables, layers = convert_latent_critic.convert(golden.state_dict("c_sncd1024", "keys_wdisc.json"))
