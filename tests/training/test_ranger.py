@@ -10,7 +10,6 @@ import pytest
 
 from lsap_jax.training.ranger import centralised, ranger, rectification
 
-
 SHAPES = {"kernel": (3, 3, 4, 5), "dense": (6, 7), "bias": (5,), "slope": (4,)}
 
 
