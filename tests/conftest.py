@@ -4,6 +4,8 @@ import os
 
 # Before the first import of jax: tests are about numbers, so no GPU by accident.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Small matrices in many threads wait for each other on a busy machine, a hundred times longer than they compute.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import jax
 import pytest
