@@ -86,7 +86,7 @@ def train(config: Config, workdir: str) -> State:
     manager = _checkpoints(folder, options)
     begun = manager.latest_step()
     if options.encoder.fit and begun is None:
-        variables, figures = ridge.fit(variables, arch, _known_codes(options, G), start, spaces.w_statistics(G))
+        variables, figures = ridge.fit(variables, arch, _fit_batches(options, G), start, spaces.w_statistics(G))
         print(f"lsap_jax: fitted head explains {figures['explained']:.3f} of the codes' variance", file=sys.stderr)
 
     def create(variables):
@@ -194,7 +194,7 @@ def _check(options: Train, devices: int) -> None:
         )
     if options.noise not in ("const", "random"):
         raise ConfigError(f"config.train.noise={options.noise!r}: use 'const' or 'random'")
-    if options.loss.regression and not _codes_known(options):
+    if options.loss.regression and not _has_known_codes(options):
         raise ConfigError(
             "config.train.loss.regression needs known codes: use data.source='generated' or 'samples:FOLDER', "
             "or data.generated above 0"
@@ -206,7 +206,7 @@ def _check(options: Train, devices: int) -> None:
         raise ConfigError(f"config.train.best={options.best!r}: evaluation gives {', '.join(('loss', *measured))}")
 
 
-def _codes_known(options: Train) -> bool:
+def _has_known_codes(options: Train) -> bool:
     return (
         options.data.generated > 0 or options.data.source == "generated" or options.data.source.startswith("samples:")
     )
@@ -236,7 +236,7 @@ def _source(options: Train, G: Generator) -> Any:
     )
 
 
-def _known_codes(options: Train, G: Generator) -> Iterator[tuple[jax.Array, jax.Array]]:
+def _fit_batches(options: Train, G: Generator) -> Iterator[tuple[jax.Array, jax.Array]]:
     """What the closed-form start of a head is fitted to: images as the encoder sees them, and their codes."""
     source = _source(options, G)
     prepare = jax.jit(lambda G, key, batch: update.with_fresh_samples(options, G, key, batch))

@@ -256,7 +256,7 @@ class Encoder(flax.struct.PyTreeNode):
           ImageError: if an array has another size.
           ConfigError: if a render or mask is missing or not wanted.
         """
-        return _encode(self, images, render, mask, stage)
+        return self.start[None] + _offsets(self, images, render, mask, stage)
 
     def offsets(
         self,
@@ -276,10 +276,3 @@ def _offsets(
     x = network_input(E.arch, images, render, mask)
     offsets: Any = module(E.arch).apply(E.variables, x, stage=stage)
     return offsets
-
-
-@jax.jit
-def _encode(
-    E: Encoder, images: jax.Array, render: jax.Array | None, mask: jax.Array | None, stage: jax.Array | None
-) -> jax.Array:
-    return E.start[None] + _offsets(E, images, render, mask, stage)
