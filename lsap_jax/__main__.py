@@ -7,6 +7,8 @@ COMMANDS = {
     "invert": "find the codes of photos",
     "merge": "check and join the parts of a big inverted set",
     "edit": "change inverted photos along directions",
+    "discover": "find directions to edit along",
+    "train": "train an encoder",
     "weights": "list, fetch or locate pretrained weights",
 }
 

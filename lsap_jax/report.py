@@ -6,19 +6,17 @@
 Both are made anew from the files of the folder (`lsap_jax.data.results`) whenever a command has changed it.
 """
 
-import html
 import json
 import math
 import os
 import pathlib
-import urllib.parse
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from lsap_jax import charts, pretrained
+from lsap_jax import charts, page, pretrained
 from lsap_jax.checkpoints import store
 from lsap_jax.data import images as image_files
 from lsap_jax.data import results
@@ -113,9 +111,9 @@ def write_index(out: str | os.PathLike) -> pathlib.Path:
     rows = [picture_row for entry in entries[:_MOST_ROWS] for picture_row in _strips(entry)][:_MOST_ROWS]
     if rows:
         image_files.write_png(out / "strip.png", _stacked(rows))
-    page = render(settings, entries, failures)
+    text = render(settings, entries, failures)
     try:
-        store.write_atomically(out / "index.html", page.encode())
+        store.write_atomically(out / "index.html", text.encode())
     except OSError as error:
         raise ResultError(f"{out / 'index.html'}: cannot be written ({error}); free some space") from error
     return out / "index.html"
@@ -131,43 +129,37 @@ def render(settings: Mapping[str, Any], entries: Sequence[Entry], failures: Sequ
     asset = pretrained.ASSETS.get(generator)
     licence = settings.get("licence") or (asset.licence if asset else "as its source states; it was loaded from a file")
     body = [
-        f"<header><h1>{_e(heading)}</h1><p class='muted'>{_e(about)}</p></header>",
+        f"<header><h1>{page.escape(heading)}</h1><p class='muted'>{page.escape(about)}</p></header>",
         _summary(entries) if len(entries) > 1 else "",
         _failures(failures),
         *(_article(index, entry) for index, entry in enumerate(shown)),
         f"<p class='muted'>{rest} more images are in the folder <code>images</code>.</p>" if rest else "",
-        f"<section><h2>Settings</h2>{_table(_flat(settings))}</section>",
-        f"<footer><p>Generator {_e(generator)}, licence of its weights: {_e(licence)}.</p></footer>",
+        f"<section><h2>Settings</h2>{page.table(page.flat(settings))}</section>",
+        f"<footer><p>Generator {page.escape(generator)}, licence of its weights: {page.escape(licence)}.</p></footer>",
     ]
-    return (
-        "<!doctype html>\n<html lang='en'><head><meta charset='utf-8'>"
-        "<meta name='viewport' content='width=device-width, initial-scale=1'>"
-        "<meta name='color-scheme' content='light dark'>"
-        f"<title>{_e(heading)} · {_e(generator)}</title><style>{_STYLE}</style></head>\n"
-        f"<body><main>{''.join(body)}</main></body></html>\n"
-    )
+    return page.document(f"{heading} · {generator}", body)
 
 
 def _article(index: int, entry: Entry) -> str:
     """Everything about one image."""
     metrics, lazy = entry.metrics, index >= _AT_ONCE
     pictures = "".join(
-        _figure(("images", entry.name, f"{kind}.png"), f"{entry.name}, {kind}", [kind], lazy)
+        page.figure(("images", entry.name, f"{kind}.png"), f"{entry.name}, {kind}", [kind], lazy)
         for kind in ("target", "inversion")
     )
     numbers = {
-        f"{name} {'↑' if up else '↓'}": _number(metrics.get(key), digits, unit)
+        f"{name} {'↑' if up else '↓'}": page.number(metrics.get(key), digits, unit)
         for key, (name, unit, digits, up) in METRICS.items()
         if key in metrics
     }
     known = {*METRICS, "sncd", "sncd_z", "history", "notes"}
-    extra = {key: _plain(value) for key, value in metrics.items() if key not in known}
+    extra = {key: page.plain(value) for key, value in metrics.items() if key not in known}
     notes = metrics.get("notes") or []
     notes = [notes] if isinstance(notes, str) else notes
     return (
-        f"<article id='image-{index}'><h2>{_e(entry.name)}</h2>"
-        + (f"<ul class='notes'>{''.join(f'<li>{_e(note)}</li>' for note in notes)}</ul>" if notes else "")
-        + f"<div class='top'><div class='pair'>{pictures}</div><div>{_table(numbers | extra)}</div></div>"
+        f"<article id='image-{index}'><h2>{page.escape(entry.name)}</h2>"
+        + (f"<ul class='notes'>{''.join(f'<li>{page.escape(note)}</li>' for note in notes)}</ul>" if notes else "")
+        + f"<div class='top'><div class='pair'>{pictures}</div><div>{page.table(numbers | extra)}</div></div>"
         + "".join(_series(entry.name, edit, lazy) for edit in entry.edits)
         + f"<div class='charts'>{_alignment(metrics)}{_history(metrics.get('history') or {})}</div></article>"
     )
@@ -178,15 +170,16 @@ def _series(name: str, edit: Edit, lazy: bool) -> str:
     record = edit.record
     figures = []
     for index, (strength, file) in enumerate(zip(record["strengths"], record["files"], strict=True)):
-        caption = [_strength(strength, record["unit"])]
+        caption = [page.strength(strength, record["unit"])]
         for key, metric in (("id", "ID"), ("lpips_alex", "LPIPS-Alex"), ("sncd_z_max", "largest z")):
             if key in record.get("metrics", {}):
-                caption.append(f"{metric} {_number(record['metrics'][key][index], 2)}")
+                caption.append(f"{metric} {page.number(record['metrics'][key][index], 2)}")
         parts = ("images", name, "edits", edit.folder.name, file)
-        figures.append(_figure(parts, f"{name}, {record['label']} {caption[0]}", caption, lazy))
+        figures.append(page.figure(parts, f"{name}, {record['label']} {caption[0]}", caption, lazy))
     origin = "; ".join(f"{d['name']}: {d['origin']}" for d in record["directions"])
     return (
-        f"<h3>{_e(record['label'])}</h3><p class='muted'>{_e(origin)}. ID and LPIPS are against the inversion.</p>"
+        f"<h3>{page.escape(record['label'])}</h3>"
+        f"<p class='muted'>{page.escape(origin)}. ID and LPIPS are against the inversion.</p>"
         f"<div class='series' tabindex='0'>{''.join(figures)}</div>"
     )
 
@@ -206,10 +199,10 @@ def _alignment(metrics: Mapping[str, Any]) -> str:
             f"Alignment: SNCD of each layer in standard deviations among the generator's own samples. Within ±1 is "
             f"typical; {beyond} of {len(z)} layers are beyond 3; the largest is {worst:.1f}."
         )
-        charts_made.append(_chart(svg, text))
+        charts_made.append(page.chart(svg, text))
     if raw:
         text = f"SNCD of each layer, as it is: mean {np.mean(raw):.3f}. Smaller is closer to the average style."
-        charts_made.append(_chart(charts.bars(raw, "SNCD of each layer", axis="layer"), text))
+        charts_made.append(page.chart(charts.bars(raw, "SNCD of each layer", axis="layer"), text))
     return "".join(charts_made)
 
 
@@ -217,7 +210,7 @@ def _history(history: Mapping[str, Sequence[float]]) -> str:
     """A curve for the loss and for each of its terms."""
     names = sorted(history, key=lambda name: (name != "loss", name))
     made = [(charts.curve(history[name], f"{name} over the steps"), name) for name in names if len(history[name]) > 1]
-    charts_made = [_chart(svg, "Loss" if name == "loss" else f"Term {name}") for svg, name in made if svg]
+    charts_made = [page.chart(svg, "Loss" if name == "loss" else f"Term {name}") for svg, name in made if svg]
     terms = "".join(charts_made[1:])
     details = (
         f"<details><summary>Terms of the loss</summary><div class='charts'>{terms}</div></details>" if terms else ""
@@ -235,9 +228,11 @@ def _summary(entries: Sequence[Entry]) -> str:
             ordered = sorted(values, reverse=up)
             mean = sum(value for value, _ in values) / len(values)
             worst = ordered[-1][1]
-            link = f"<a href='#image-{worst}'>{_e(entries[worst].name)}</a>"
-            cells = "".join(f"<td>{_e(_number(v, digits, unit))}</td>" for v in (mean, ordered[0][0], ordered[-1][0]))
-            rows.append(f"<tr><th scope='row'>{_e(name)} {'↑' if up else '↓'}</th>{cells}<td>{link}</td></tr>")
+            link = f"<a href='#image-{worst}'>{page.escape(entries[worst].name)}</a>"
+            cells = "".join(
+                f"<td>{page.escape(page.number(v, digits, unit))}</td>" for v in (mean, ordered[0][0], ordered[-1][0])
+            )
+            rows.append(f"<tr><th scope='row'>{page.escape(name)} {'↑' if up else '↓'}</th>{cells}<td>{link}</td></tr>")
     if not rows:
         return ""
     head = "".join(f"<th scope='col'>{name}</th>" for name in ("metric", "mean", "best", "worst", "worst image"))
@@ -249,46 +244,11 @@ def _summary(entries: Sequence[Entry]) -> str:
 def _failures(failures: Sequence[Mapping[str, str]]) -> str:
     if not failures:
         return ""
-    items = "".join(f"<li><strong>{_e(f.get('file', ''))}</strong>: {_e(f.get('reason', ''))}</li>" for f in failures)
-    return f"<section class='failures'><h2>Not inverted: {len(failures)}</h2><ul>{items}</ul></section>"
-
-
-def _figure(parts: Sequence[str], alt: str, caption: Sequence[str], lazy: bool) -> str:
-    """A picture that opens in full; `parts` is its path from OUT."""
-    url = _e("/".join(urllib.parse.quote(part) for part in parts))
-    first, *others = caption
-    loading = " loading='lazy'" if lazy else ""
-    lines = f"<b>{_e(first)}</b>" + "".join(f"<span>{_e(line)}</span>" for line in others)
-    return (
-        f"<figure><a href='{url}'><img src='{url}' alt='{_e(alt)}'{loading}></a>"
-        f"<figcaption>{lines}</figcaption></figure>"
+    items = "".join(
+        f"<li><strong>{page.escape(f.get('file', ''))}</strong>: {page.escape(f.get('reason', ''))}</li>"
+        for f in failures
     )
-
-
-def _chart(svg: str, text: str) -> str:
-    return f"<figure class='chart'>{svg}<figcaption><span>{_e(text)}</span></figcaption></figure>"
-
-
-def _table(rows: Mapping[str, str]) -> str:
-    if not rows:
-        return ""
-    cells = "".join(f"<tr><th scope='row'>{_e(key)}</th><td>{_e(value)}</td></tr>" for key, value in rows.items())
-    return f"<div class='wide'><table>{cells}</table></div>"
-
-
-def _flat(value: Any, prefix: str = "") -> dict[str, str]:
-    """Nested settings -> {"method.stages.0.steps": "100"}."""
-    if isinstance(value, Mapping):
-        pairs = value.items()
-    elif isinstance(value, list) and any(isinstance(item, Mapping) for item in value):
-        pairs = enumerate(value)
-    else:
-        return {prefix: _plain(value)}
-    return {
-        key: text
-        for name, item in pairs
-        for key, text in _flat(item, f"{prefix}.{name}" if prefix else f"{name}").items()
-    }
+    return f"<section class='failures'><h2>Not inverted: {len(failures)}</h2><ul>{items}</ul></section>"
 
 
 def _strips(entry: Entry) -> list[np.ndarray]:
@@ -297,7 +257,7 @@ def _strips(entry: Entry) -> list[np.ndarray]:
     rows = []
     for folder, record in entry.edits:
         edited = [image_files.read(folder / file) for file in record["files"]]
-        captions = ["target", "inversion", *(_strength(s, record["unit"]) for s in record["strengths"])]
+        captions = ["target", "inversion", *(page.strength(s, record["unit"]) for s in record["strengths"])]
         rows.append(strip([*base, *edited], captions, f"{entry.name}: {record['label']}"))
     return rows or [strip(base, ["target", "inversion"], entry.name)]
 
@@ -334,69 +294,3 @@ def _cut(text: str, font: Any, width: float) -> str:
     while text and font.getlength(text + "…") > width:
         text = text[:-1]
     return text + "…"
-
-
-def _strength(strength: float, unit: str) -> str:
-    return f"{strength:+g} {unit}" if strength else "0"
-
-
-def _number(value: Any, digits: int, unit: str = "") -> str:
-    if not isinstance(value, int | float) or not math.isfinite(value):
-        return "not finite" if isinstance(value, float) else "–"
-    return f"{value:.{digits}f}" + (f" {unit}" if unit else "")
-
-
-def _plain(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def _e(text: Any) -> str:
-    return html.escape(str(text), quote=True)
-
-
-_STYLE = """
-:root{color-scheme:light dark;--page:#f6f6f4;--card:#fff;--ink:#1d1d22;--muted:#62626b;--grid:#dcdce0;--bar:#2a6fbb;
---alert:#b3401d;--edge:#e4e4e6;--shade:#efeff1}
-@media (prefers-color-scheme:dark){:root{--page:#141417;--card:#1d1d21;--ink:#ececf0;--muted:#a0a0ab;--grid:#3a3a42;
---bar:#6ea8e6;--alert:#ef8a62;--edge:#2e2e35;--shade:#29292f}}
-*{box-sizing:border-box}
-body{margin:0;background:var(--page);color:var(--ink);font:16px/1.5 system-ui,-apple-system,"Segoe UI",sans-serif}
-main{max-width:1120px;margin:0 auto;padding:24px 16px 48px}
-h1{font-size:1.6rem;line-height:1.25;margin:0}
-h2{font-size:1.15rem;margin:0 0 12px;overflow-wrap:anywhere}
-h3{font-size:1rem;margin:20px 0 0;overflow-wrap:anywhere}
-p{margin:4px 0 12px}
-a{color:var(--bar)}
-.muted,footer{color:var(--muted);font-size:.9rem}
-article,section{background:var(--card);border:1px solid var(--edge);border-radius:10px;padding:18px;margin:18px 0}
-.failures{border-left:4px solid var(--alert)}
-.failures li{overflow-wrap:anywhere}
-.notes{list-style:none;display:flex;flex-wrap:wrap;gap:6px;padding:0;margin:0 0 12px}
-.notes li{background:var(--shade);border-radius:6px;padding:2px 10px;font-size:.88rem}
-.top{display:grid;grid-template-columns:minmax(0,1.9fr) minmax(0,1fr);gap:18px;align-items:start}
-.pair{display:grid;grid-template-columns:1fr 1fr;gap:10px}
-figure{margin:0;min-width:0}
-img{display:block;width:100%;aspect-ratio:1;object-fit:cover;border-radius:6px;background:var(--shade)}
-figcaption{font-size:.84rem;padding-top:4px;line-height:1.35}
-figcaption b{display:block;font-weight:600}
-figcaption span{display:block;color:var(--muted);font-variant-numeric:tabular-nums}
-.series{display:flex;gap:10px;overflow-x:auto;padding-bottom:8px}
-.series figure{flex:1 0 132px;max-width:260px}
-.charts{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,300px),1fr));gap:18px;margin-top:18px}
-details{grid-column:1/-1}
-summary{cursor:pointer;color:var(--muted);font-size:.9rem}
-.wide{overflow-x:auto}
-table{border-collapse:collapse;width:100%;font-size:.9rem;font-variant-numeric:tabular-nums}
-th,td{text-align:left;padding:4px 12px 4px 0;border-bottom:1px solid var(--edge);vertical-align:top}
-th,td{overflow-wrap:anywhere}
-th[scope=row]{font-weight:500;color:var(--muted)}
-tr:last-child>*{border-bottom:0}
-svg{display:block;width:100%;height:auto;font:11px system-ui,sans-serif}
-svg text{fill:var(--muted)}
-.bar{fill:var(--bar)}.alert{fill:var(--alert)}
-.line{fill:none;stroke:var(--bar);stroke-width:2;stroke-linejoin:round}
-.rule{stroke:var(--grid)}.rule.zero{stroke:var(--muted)}.rule.limit{stroke:var(--alert);stroke-dasharray:4 3}
-@media (max-width:720px){.top{grid-template-columns:1fr}main{padding:14px 10px 32px}article,section{padding:14px}}
-"""
