@@ -33,6 +33,10 @@ class DirectionError(LsapError):
     """An editing direction is malformed or belongs to another generator."""
 
 
+class RegionError(LsapError):
+    """A region of the image is empty, full, malformed, or of an unknown name."""
+
+
 class ResultError(LsapError):
     """A results folder cannot be written, or holds something this command did not write."""
 

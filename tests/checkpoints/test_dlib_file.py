@@ -2,7 +2,7 @@ import dlib_networks
 import numpy as np
 import pytest
 
-from lsap_jax.checkpoints import convert_dlib, dlib_file
+from lsap_jax.checkpoints import convert_dlib, dlib_file, dlib_stream
 from lsap_jax.errors import CheckpointError
 
 pytestmark = pytest.mark.fast
@@ -45,12 +45,12 @@ def test_what_a_file_holds(data, tmp_path):
 
 @pytest.mark.parametrize("value", [0, 1, 255, 256, -1, -70000, 2**40])
 def test_integers(value):
-    assert dlib_file._Stream(dlib_networks.integer(value)).integer() == value
+    assert dlib_stream.Stream(dlib_networks.integer(value)).integer() == value
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0, -0.75, 122.78199768066406, 1e-20])
 def test_floats(value):
-    assert dlib_file._Stream(dlib_networks.number(value)).float() == pytest.approx(value, rel=2**-23)
+    assert dlib_stream.Stream(dlib_networks.number(value)).float() == pytest.approx(value, rel=2**-23)
 
 
 def test_truncated_files_are_refused(data):
