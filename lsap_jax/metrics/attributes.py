@@ -6,7 +6,7 @@
 
 Geometry is in the face's own axes, so none of it but `roll` changes when the image is turned. Lengths are in units of
 the distance between the eyes; left and right are as seen in the image. Colours are of the image's own values (sRGB)
-brought to 0..1, and averaged over soft regions (`edit.regions.face_part`). From five points, MTCNN's, or dlib's where
+brought to 0..1, and averaged over soft regions (`data.face_parts`). From five points, MTCNN's, or dlib's where
 they are asked for: those are twice as steady (between 50 faces and their mirror images yaw differs by 1.1 degrees
 against 2.5, of a spread of 20; pitch by 1.1 against 2.9; mouth_width by 0.02 against 0.04):
 
@@ -44,8 +44,8 @@ import numpy as np
 from lsap_jax import pretrained
 from lsap_jax.data import detect, resize
 from lsap_jax.data.align import five_points
+from lsap_jax.data.face_parts import MEAN_LANDMARKS, face_part
 from lsap_jax.data.images import to_uint8
-from lsap_jax.edit import regions
 from lsap_jax.errors import FaceError, ImageError
 from lsap_jax.networks import dlib_landmarks
 
@@ -133,7 +133,7 @@ def face_points(mtcnn: Mapping[str, Any], image: np.ndarray) -> np.ndarray | Non
       (5, 2) x, y in pixels, or None if no face lies there.
     """
     side = len(image)
-    expected = regions.MEAN_LANDMARKS * side - 0.5
+    expected = MEAN_LANDMARKS * side - 0.5
     found = detect.detect(mtcnn, image, min_size=side * _SMALLEST_FACE / SIDE)
     points = min((face.landmarks for face in found), key=lambda p: _distance(p, expected), default=None)
     return points if points is not None and _distance(points, expected) <= _STRAY * side else None
@@ -210,7 +210,7 @@ def _of_one(mtcnn: Any, predictor: Any, image: np.ndarray) -> dict[str, float]:
 def _mean(colours: np.ndarray, points: np.ndarray, name: str) -> np.ndarray:
     """Mean colour (3,) of a part of the face; NaN where it lies outside of the image."""
     scaled = (points + 0.5) * (_COLOUR_SIDE / SIDE) - 0.5
-    region = regions.face_part(scaled, name, _COLOUR_SIDE)
+    region = face_part(scaled, name, _COLOUR_SIDE)
     total = region.sum()
     return np.einsum("yx,yxc->c", region, colours) / total if total > 1 else np.full(3, np.nan)
 

@@ -2,8 +2,7 @@ import numpy as np
 import pytest
 
 from lsap_jax import pretrained
-from lsap_jax.data import align, detect, images
-from lsap_jax.edit import regions
+from lsap_jax.data import align, detect, face_parts, images
 from lsap_jax.errors import FaceError, ImageError
 from lsap_jax.metrics import attributes
 
@@ -131,7 +130,8 @@ def test_a_bystander_is_not_measured(face):
     mtcnn, _ = pretrained.load("mtcnn")
     pixels = images.to_uint8(face)
     points = attributes.face_points(mtcnn, pixels)
-    np.testing.assert_allclose(points, regions.MEAN_LANDMARKS * 256 - 0.5, atol=20)
+    assert points is not None
+    np.testing.assert_allclose(points, face_parts.MEAN_LANDMARKS * 256 - 0.5, atol=20)
     aside = np.full_like(pixels, 128)
     aside[128:, 128:] = pixels[::2, ::2]
     assert detect.detect(mtcnn, aside, min_size=40)
@@ -155,6 +155,6 @@ def _turned(pixels, degrees):
 def _nose_pushed_right(image, pixels):
     """The middle of an aligned face, moved to the right."""
     y, x = np.indices(image.shape[:2])
-    centre = regions.MEAN_LANDMARKS[2] * 256
+    centre = face_parts.MEAN_LANDMARKS[2] * 256
     push = pixels * np.exp(-((x - centre[0]) ** 2 + (y - centre[1]) ** 2) / (2 * 22**2))
     return image[y, np.rint(x - push).astype(int)]
