@@ -96,7 +96,7 @@ def load(landmarks68: bool = False) -> Attributes:
 def attributes(mtcnn: Mapping[str, Any], predictor: Mapping[str, np.ndarray] | None = None) -> Attributes:
     """The attributes of this module.
 
-    An image is reduced to 256 pixels a side first. The rest takes about 50 ms of processor time, 30 of them for the
+    An image is reduced to 256 pixels a side first. The rest takes about 40 ms of processor time, 30 of them for the
     detector, whatever the image's size.
 
     Args:
