@@ -5,8 +5,8 @@ should have found. Pixels are smooth in the code, and the factors can be read ba
 
 | factor     | layer | sigma of W | range of the picture's own unit           |
 | ---------- | ----- | ---------- | ----------------------------------------- |
-| position   | 0     | 1.2        | the disc's centre, 9 to 23 pixels         |
-| size       | 1     | 1.0        | the disc's radius, 3 to 7 pixels          |
+| position   | 0     | 1.2        | the disc's centre, 11 to 21 pixels        |
+| size       | 1     | 1.0        | the disc's radius, 3 to 8 pixels          |
 | length     | 1     | 0.7        | the bar's, 6 to 26 pixels                 |
 | brightness | 2     | 0.85       | the disc's, 0.1 to 0.9                    |
 | hue        | 3     | 1.5        | the ground's, -1.2 to 1.2 radians         |
@@ -27,8 +27,8 @@ from lsap_jax.generators.base import Features, Generator
 NAMES = ("position", "size", "length", "brightness", "hue")
 LAYERS = (0, 1, 1, 2, 3)
 SIGMAS = (1.2, 1.0, 0.7, 0.85, 1.5)
-LOW = (9.0, 3.0, 6.0, 0.1, -1.2)
-HIGH = (23.0, 7.0, 26.0, 0.9, 1.2)
+LOW = (11.0, 3.0, 6.0, 0.1, -1.2)
+HIGH = (21.0, 8.0, 26.0, 0.9, 1.2)
 BAND = 25  # rows from here on belong to the bar
 _NOTHING = 0.15
 _GROUND, _BAR = 0.5, 0.8  # amplitude of the ground's colour; grey of the bar

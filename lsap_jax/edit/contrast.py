@@ -143,7 +143,7 @@ class State(flax.struct.PyTreeNode):
 
     step: jax.Array
     key: jax.Array
-    params: dict[str, Any]
+    params: Any
     optimizer: Any
 
 

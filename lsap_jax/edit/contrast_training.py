@@ -148,7 +148,9 @@ def _read(path: pathlib.Path, G: Generator) -> tuple[Trained, dict[str, Any]]:
         raise CheckpointError(f"{path}: holds a {meta.get('kind', 'tree of unknown kind')!r}, not a run of ContraFeat")
     if meta["fingerprint"] != G.fingerprint:
         raise DirectionError(f"{path}: trained on generator {meta['fingerprint']}, not on {G.name or G.fingerprint}")
-    config = Config(**{**meta["config"], "groups": tuple(tuple(group) for group in meta["config"]["groups"])})
+    fields: dict[str, Any] = meta["config"]
+    fields["groups"] = tuple(tuple(group) for group in fields["groups"])
+    config = Config(**fields)
     template = jax.eval_shape(lambda: contrast.init(config, G))
     shapes, structure = jax.tree.flatten(template)
     leaves = [jnp.asarray(tree["state"][str(i)]) for i in range(len(shapes))]

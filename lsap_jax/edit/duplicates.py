@@ -1,7 +1,12 @@
 """Directions that do the same thing, told by what they do to features and not by their angle.
 
-Each direction's mean change of a sensor's features over many codes is its portrait; two portraits are compared as
-ContraFeat compares changes, position by position where both have something, and the later of two alike ones goes.
+Each direction's mean change of a sensor's features over many codes is its portrait, as in ContraFeat's reference. Two
+portraits are alike as far as they are in one place and parallel there:
+
+    likeness = sum(cos^2 m_a m_b) / sqrt(sum(m_a^2) sum(m_b^2))
+
+with the focus masks m of the losses. The losses divide by sum(m_a m_b) instead, which calls two changes in different
+places alike when their faint tails are parallel; that is of no use for telling whether two directions do one thing.
 """
 
 from collections.abc import Sequence
@@ -15,9 +20,6 @@ from lsap_jax.edit.contrast import Config, Sensor
 from lsap_jax.edit.directions import Direction, apply_direction
 from lsap_jax.errors import DirectionError
 from lsap_jax.generators.base import Generator
-
-# Squared cosines weighted by the product of the masks: 1 for equal portraits, 0 for perpendicular ones.
-_LIKENESS = Config(mask="product", mask_after_square=True)
 
 
 def portraits(
@@ -44,10 +46,10 @@ def portraits(
       seed: of the codes.
 
     Raises:
-      DirectionError: if there are no directions, or one does not fit.
+      DirectionError: if there are no directions or samples, or a direction does not fit.
     """
-    if not found:
-        raise DirectionError("no directions to compare")
+    if not found or samples < 1 or batch < 1:
+        raise DirectionError(f"{len(found)} directions, {samples} samples, batch {batch}: at least one of each")
 
     @jax.jit
     def change(G, sensor, d, key):
@@ -61,22 +63,24 @@ def portraits(
     for d in found:
         # The same program for all: names are static parts of a record, and shapes are made equal.
         plain = d.replace(name="", origin="", layer_weights=_weights(d, G), statistics={}, scale=jnp.float32(d.scale))
-        sums = None
-        for key in keys:
-            new = change(G, sensor, plain, key)
-            sums = new if sums is None else [a + b for a, b in zip(sums, new, strict=True)]
+        sums = change(G, sensor, plain, keys[0])
+        for key in keys[1:]:
+            sums = jax.tree.map(jnp.add, sums, change(G, sensor, plain, key))
         rows.append([np.asarray(s / len(keys)) for s in sums])
     return [np.stack(layer) for layer in zip(*rows, strict=True)]
 
 
 def likeness(changes: Sequence[np.ndarray]) -> np.ndarray:
-    """How alike portraits are: (n, n) from 0 to 1: the mean over layers of the masked squared cosine."""
-    total = 0.0
+    """How alike portraits are: (n, n) from 0 to 1, for equal ones; the mean over layers."""
+    layers = []
     for layer in map(jnp.asarray, changes):
-        (mask,) = contrast.focus(_LIKENESS, [layer])
-        one = jax.jit(lambda a, m, b, n: contrast.masked_likeness(_LIKENESS, contrast.cosine(a[None], b), m[None], n))
-        total = total + np.stack([np.asarray(one(layer[i], mask[i], layer, mask)) for i in range(len(layer))])
-    return total / len(changes)
+        (mask,) = contrast.focus(Config(), [layer])
+        unit = layer / jnp.maximum(jnp.linalg.norm(layer, axis=-1, keepdims=True), 1e-8)
+        parallel = jnp.square(jnp.einsum("nhwc,mhwc->nmhw", unit, unit))
+        length = jnp.sqrt(jnp.square(mask).sum((1, 2)))
+        both = jnp.einsum("nmhw,nhw,mhw->nm", parallel, mask, mask)
+        layers.append(both / jnp.maximum(length[:, None] * length[None], 1e-12))
+    return np.mean(jax.device_get(layers), axis=0)
 
 
 def distinct(alike: np.ndarray, threshold: float = 0.5) -> list[int]:

@@ -292,7 +292,7 @@ def _smooth(weights: jax.Array, length: int, std: float) -> jax.Array:
     """Run a Gaussian over the last axis, reflected at its ends without repeating the last element."""
     side, total = length // 2, weights.shape[-1]
     padded = jnp.pad(weights, [(0, 0)] * (weights.ndim - 1) + [(side, side)], mode="reflect")
-    return sum(w * padded[..., i : i + total] for i, w in enumerate(gaussian(length, std)))
+    return jnp.stack([w * padded[..., i : i + total] for i, w in enumerate(gaussian(length, std))]).sum(0)
 
 
 def _rows(variant: str, ws: jax.Array) -> jax.Array:

@@ -277,7 +277,7 @@ def _update(model, adam, others, state, original, edited, labels):
 
 @functools.partial(jax.jit, static_argnums=0)
 def _encode(model: Encoder, variables: Any, images: jax.Array) -> jax.Array:
-    return model.apply(variables, _floats(images))
+    return jnp.asarray(model.apply(variables, _floats(images)))
 
 
 def _floats(images: jax.Array) -> jax.Array:
