@@ -145,8 +145,8 @@ def load_direction(
     data = direction_files.open_file(path)
     if isinstance(data, dict) and store.META_KEY in data:
         d = _pick(load_bank(path, G, force), component, path)
-        d = d if layers is None else _select(d, layers)
-        return d if unit is None else in_unit(d, unit, G)
+        d = d if unit is None else in_unit(d, unit, G)
+        return d if layers is None else restrict(d, layers, G)
     found = direction_files.parse(data, path)
     if component is not None and not isinstance(component, int):
         raise DirectionError(f"{path}: its directions have no names; components are 0 to {len(found) - 1}")
@@ -164,8 +164,8 @@ def load_direction(
     space = "w" if rows.ndim == 1 else "w+"
     d = Direction(name, jnp.asarray(rows), None, 1.0, "w", space, "", origin, sigma | mean)
     chosen = direction_files.parse_layers(layers) or published.layers
-    d = d if chosen is None else _select(d, chosen)
-    d = d if G is None else _fitted(d, G)
+    d = d if chosen is None else restrict(d, chosen)
+    d = d if G is None else fitted(d, G)
     if not force:
         whom = "the generator you use" if G is None else f"{G.name or 'this generator'}"
         warnings.warn(
@@ -182,15 +182,27 @@ def w_pca(G: Generator, component: int, layers: str | Sequence[int] | None = Non
     Raises:
       DirectionError: if W has fewer axes, or layers are not the generator's.
     """
-    if not 0 <= component < G.w_dim:
-        raise DirectionError(f"pca{component}: the axes of this generator's W are pca0 to pca{G.w_dim - 1}")
-    statistics = spaces.w_statistics(G)
-    known = {"sigma": statistics.stddev[component], "mean": statistics.mean}
-    origin = f"principal axis {component} of W of {G.name or 'the generator'}"
-    d = Direction(
-        f"pca{component}", statistics.components[component], None, 1.0, "w", "w", G.fingerprint, origin, known
-    )
-    return in_unit(_fitted(d if layers is None else _select(d, layers), G), "sigma")
+    return w_axes(G, [component], layers)[0]
+
+
+def w_axes(G: Generator, components: Sequence[int], layers: str | Sequence[int] | None = None) -> list[Direction]:
+    """Several of `w_pca`, for one look at W.
+
+    Raises:
+      DirectionError: as `w_pca`.
+    """
+    for component in components:
+        if not 0 <= component < G.w_dim:
+            raise DirectionError(f"pca{component}: the axes of this generator's W are pca0 to pca{G.w_dim - 1}")
+    statistics, fingerprint, found = spaces.w_statistics(G), G.fingerprint, []
+    for component in components:
+        known = {"sigma": statistics.stddev[component], "mean": statistics.mean}
+        origin = f"principal axis {component} of W of {G.name or 'the generator'}"
+        d = Direction(
+            f"pca{component}", statistics.components[component], None, 1.0, "w", "w", fingerprint, origin, known
+        )
+        found.append(in_unit(fitted(d if layers is None else restrict(d, layers), G), "sigma"))
+    return found
 
 
 def resolve(spec: str, G: Generator, unit: str | None = None, force: bool = False) -> Direction:
@@ -250,6 +262,79 @@ def in_unit(d: Direction, unit: str, G: Generator | None = None) -> Direction:
     return d.replace(scale=sigma, unit=unit)
 
 
+def restrict(d: Direction, layers: str | Sequence[int] | None, G: Generator | None = None) -> Direction:
+    """Only these layers, each with weight 1; `None` or "all" for all of them.
+
+    A vector of W stays as it is, and so does its sigma; of a vector for each layer other rows are edited now, so its
+    sigma is measured anew (`remeasured`).
+
+    Args:
+      d: the direction.
+      layers: "0-5" (ends included), "0,2,4-6" or a sequence.
+      G: its generator, where sigma has to be measured anew.
+
+    Raises:
+      DirectionError: if it has no such layer, or sigma cannot be measured.
+    """
+    chosen, weights = direction_files.parse_layers(layers), None
+    if chosen is not None:
+        length = chosen[-1] + 1 if d.vector.ndim == 1 else len(d.vector)
+        if chosen[-1] >= length:
+            raise DirectionError(
+                f"{d.name}: layer {chosen[-1]} is asked for; this direction has layers 0 to {length - 1}"
+            )
+        weights = np.zeros(length, np.float32)
+        weights[list(chosen)] = 1
+        weights = jnp.asarray(weights)
+    changed = d.replace(layer_weights=weights)
+    return changed if d.vector.ndim == 1 else remeasured(changed, G)
+
+
+def remeasured(d: Direction, G: Generator | None) -> Direction:
+    """The direction after a change of its vector or layers, in the unit that it had.
+
+    Its sigma follows from the covariance of W again; what else was measured on the unchanged direction is dropped, but
+    for the mean of W and "kept", the share of its length that filters left.
+
+    Raises:
+      DirectionError: if strengths are in sigma and G, whose W it takes to measure it, is not given.
+    """
+    if d.unit == "sigma" and G is None:
+        raise DirectionError(f"{d.name}: changed, its sigma must be measured anew: give the generator, or unit 'w'")
+    d = d.replace(statistics={key: value for key, value in d.statistics.items() if key in ("mean", "kept")})
+    return in_unit(d, "sigma", G) if d.unit == "sigma" else d
+
+
+def fitted(d: Direction, G: Generator) -> Direction:
+    """The direction with exactly G's rows; `layer_weights` is there afterwards.
+
+    Raises:
+      DirectionError: if its vectors have another length than W, or it edits layers that G has not.
+    """
+    rows, weights = d.vector, d.layer_weights
+    if rows.shape[-1] != G.w_dim:
+        raise DirectionError(
+            f"{d.name}: vectors of length {rows.shape[-1]}, and W of {G.name or 'this generator'} has {G.w_dim}: "
+            "it belongs to another generator"
+        )
+    given = G.num_ws if rows.ndim == 1 else len(rows)
+    if given < G.num_ws and weights is None:
+        raise DirectionError(
+            f"{d.name}: {given} rows, and {G.name or 'this generator'} has {G.num_ws}: say which of them to edit "
+            f"with layers, such as 0-{given - 1}"
+        )
+    weights = jnp.ones(G.num_ws) if weights is None else weights
+    if weights[G.num_ws :].any():
+        raise DirectionError(
+            f"{d.name}: layer {int(np.flatnonzero(weights)[-1])} is asked for, and the layers of "
+            f"{G.name or 'this generator'} are 0 to {G.num_ws - 1}"
+        )
+    weights = jnp.pad(weights[: G.num_ws], (0, max(0, G.num_ws - len(weights))))
+    if rows.ndim == 2:
+        rows = jnp.pad(rows[: G.num_ws], ((0, max(0, G.num_ws - given)), (0, 0)))
+    return d.replace(vector=rows, layer_weights=weights)
+
+
 def check(d: Direction, G: Generator) -> None:
     """Refuse a direction of another generator; one that names none passes.
 
@@ -295,7 +380,7 @@ def load_bank(path: str | os.PathLike, G: Generator | None = None, force: bool =
         if G is not None:
             if not force:
                 check(d, G)
-            d = _fitted(d, G)
+            d = fitted(d, G)
         bank.append(d)
     return bank
 
@@ -329,45 +414,6 @@ def _step(d: Direction, num_ws: int, w_dim: int) -> jax.Array:
     # One expression for both forms: a vector for all layers is a row that every layer shares.
     step = d.scale * weights[:, None] * rows.reshape(-1, w_dim)
     return jnp.pad(step, ((0, num_ws - length), (0, 0)))
-
-
-def _select(d: Direction, layers: str | Sequence[int]) -> Direction:
-    """Only these layers, each with weight 1."""
-    chosen = direction_files.parse_layers(layers)
-    if chosen is None:
-        return d.replace(layer_weights=None)
-    length = chosen[-1] + 1 if d.vector.ndim == 1 else len(d.vector)
-    if chosen[-1] >= length:
-        raise DirectionError(f"{d.name}: layer {chosen[-1]} is asked for; this direction has layers 0 to {length - 1}")
-    weights = np.zeros(length, np.float32)
-    weights[list(chosen)] = 1
-    return d.replace(layer_weights=jnp.asarray(weights))
-
-
-def _fitted(d: Direction, G: Generator) -> Direction:
-    """The direction with exactly G's rows; `layer_weights` is there afterwards."""
-    rows, weights = d.vector, d.layer_weights
-    if rows.shape[-1] != G.w_dim:
-        raise DirectionError(
-            f"{d.name}: vectors of length {rows.shape[-1]}, and W of {G.name or 'this generator'} has {G.w_dim}: "
-            "it belongs to another generator"
-        )
-    given = G.num_ws if rows.ndim == 1 else len(rows)
-    if given < G.num_ws and weights is None:
-        raise DirectionError(
-            f"{d.name}: {given} rows, and {G.name or 'this generator'} has {G.num_ws}: say which of them to edit "
-            f"with layers, such as 0-{given - 1}"
-        )
-    weights = jnp.ones(G.num_ws) if weights is None else weights
-    if weights[G.num_ws :].any():
-        raise DirectionError(
-            f"{d.name}: layer {int(np.flatnonzero(weights)[-1])} is asked for, and the layers of "
-            f"{G.name or 'this generator'} are 0 to {G.num_ws - 1}"
-        )
-    weights = jnp.pad(weights[: G.num_ws], (0, max(0, G.num_ws - len(weights))))
-    if rows.ndim == 2:
-        rows = jnp.pad(rows[: G.num_ws], ((0, max(0, G.num_ws - given)), (0, 0)))
-    return d.replace(vector=rows, layer_weights=weights)
 
 
 def _pick(found: list[Any], component: int | str | None, path: pathlib.Path) -> Any:
