@@ -4,7 +4,7 @@
 
 COST on two CPU cores: about 1.5 s a step, 100 steps a photo, 3 GB of memory.
 
-    python tools/render_samples.py --generator ffhq-mobile --resolution 128 --count 4000 --out samples --previews
+    python tools/render_samples.py --generator ffhq-mobile --resolution 128 --count 20000 --out samples --previews
     python -m lsap_jax.train --config configs/ffhq_mobile.py --workdir DIR
 
 trains the compact LSAP encoder that is shipped, on the generator's own samples: the head's linear layers by
@@ -46,28 +46,28 @@ def get_config() -> Config:
                 resolution=128,
                 width=384,
                 weights="dlib-face",
-                fit=8_000,
+                fit=20_000,
             ),
             data=Data(
-                source="samples:samples", flip=False, augment=AUGMENT, validation="generated", validation_count=64
+                source="samples:samples", flip=False, augment=AUGMENT, validation="generated", validation_count=128
             ),
             loss=Loss(l2=1.0, lpips_alex=2.0, id=0.5, regression=0.5, delta=2e-4, sncd=0.1),
-            steps=200,
+            steps=240,
             batch_size=16,
             render=256,
             previews=True,
             working=128,
             noise="const",
             optimizer="adam",
-            learning_rate=2e-5,
+            learning_rate=4e-6,
             schedule="cosine",
-            warmup=10,
+            warmup=20,
             clip=1.0,
             ema=0.98,
             log_every=5,
-            eval_every=100,
+            eval_every=60,
             eval_batch_size=16,
-            save_every=50,
+            save_every=60,
             keep=2,
         ),
     )
