@@ -11,7 +11,7 @@ promise when it is applied to rows 4 to 7. The reference differentiates all rows
 import functools
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import flax.struct
 import jax
@@ -102,6 +102,7 @@ def jacobian(
     colour: str = "mean",
     block: int = 16,
     keep: bool = True,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Jacobian:
     """The Jacobian at one code, from the cache if it has been computed before.
 
@@ -114,6 +115,7 @@ def jacobian(
       colour: "mean" (the reference's: blind to changes of hue at equal mean), "sum" (ReSeFa's), or "all" channels.
       block: tangents that are pushed through together.
       keep: whether to look into the cache and to write there.
+      progress: called with (columns done, columns) after each block.
 
     Raises:
       ConfigError: if an argument does not fit the generator.
@@ -130,8 +132,13 @@ def jacobian(
     }
 
     def compute():
-        blocks = [np.asarray(part) for part in columns(G, ws, rows, tied=tied, grid=grid, colour=colour, block=block)]
-        return {"values": np.concatenate(blocks, -1)}
+        parts, done = [], 0
+        for part in columns(G, ws, rows, tied=tied, grid=grid, colour=colour, block=block):
+            parts.append(np.asarray(part))
+            done += part.shape[-1]
+            if progress is not None:
+                progress(done, G.w_dim * (1 if tied else len(rows)))
+        return {"values": np.concatenate(parts, -1)}
 
     digest = hashlib.blake2b(json.dumps(about, sort_keys=True).encode(), digest_size=8).hexdigest()
     name = f"{about['fingerprint']}-jacobian-{digest}"

@@ -13,12 +13,12 @@ How many axes of M_B count as "the outside" is the user's one choice, since its 
 proper: more of them leak less and keep less. Every direction says what it kept and what it leaks.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
-from lsap_jax.edit import directions
+from lsap_jax.edit import directions, regions
 from lsap_jax.edit.directions import Direction
 from lsap_jax.edit.jacobian import Jacobian
 from lsap_jax.edit.robust_pca import LowRank, robust_pca
@@ -136,7 +136,7 @@ def region_directions(
     *,
     outside: np.ndarray | None = None,
     name: str = "region",
-    **options: object,
+    **options: Any,
 ) -> list[Direction]:
     """Directions for one region of one image, to be applied to any other; strengths in sigma.
 
@@ -157,16 +157,14 @@ def region_directions(
       Directions with statistics "kept", "leak", "inside" (per sigma, images in [-1, 1]) and "outside_rank".
 
     Raises:
+      RegionError: if the region is empty or the whole image.
       DirectionError: if J is of another generator, or as in `solve`.
       ConfigError: as in `solve`.
     """
     if J.fingerprint != G.fingerprint:
         raise DirectionError(f"this Jacobian is of generator {J.fingerprint}, not of {G.name or G.fingerprint}")
-    mask = np.asarray(region, np.float32)
-    outside = 1 - mask if outside is None else np.asarray(outside, np.float32)
-    if not (mask > 0).any() or not (outside > 0).any():
-        which = "empty" if not (mask > 0).any() else "the whole picture"
-        raise DirectionError(f"the region {name!r} is {which}: there must be something inside and something outside")
+    mask = regions.check(region, name)
+    outside = 1 - mask if outside is None else regions.check(outside, f"what {name} must not change")
     found = solve(J.gram(mask), J.gram(outside), solver, count, **options)
     weights = np.zeros(G.num_ws, np.float32)
     weights[list(J.rows)] = 1

@@ -7,7 +7,7 @@ from lsap_jax.data import resize
 from lsap_jax.edit import jacobian as jacobians
 from lsap_jax.edit import low_rank
 from lsap_jax.edit.directions import apply_direction
-from lsap_jax.errors import ConfigError, DirectionError
+from lsap_jax.errors import ConfigError, DirectionError, RegionError
 
 GRID = 16
 
@@ -103,9 +103,9 @@ def test_directions_move_their_rows_alone_and_have_a_sign(setup):
 
 def test_a_region_must_have_an_inside_and_an_outside(setup):
     G, _, J, mask = setup
-    with pytest.raises(DirectionError, match="empty"):
+    with pytest.raises(RegionError, match="empty"):
         low_rank.region_directions(G, J, 0 * mask)
-    with pytest.raises(DirectionError, match="whole picture"):
+    with pytest.raises(RegionError, match="whole image"):
         low_rank.region_directions(G, J, 0 * mask + 1)
     with pytest.raises(DirectionError, match="is of generator"):
         low_rank.region_directions(tiny.generator(1), J, mask)
