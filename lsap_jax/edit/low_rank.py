@@ -64,11 +64,11 @@ def axes_of(matrix: np.ndarray, rank: int | None = None, energy: float | None = 
     values, vectors = np.maximum(values[::-1], 0), vectors.T[::-1]
     if (rank is None) == (energy is None):
         raise ConfigError("say how many axes by rank or by energy, one of them")
-    if rank is None:
+    if energy is not None:
         if not 0 <= energy < 1:
             raise ConfigError(f"energy {energy}: a share of the whole, from 0 to below 1")
         rank = int(np.searchsorted(np.cumsum(values) / max(values.sum(), 1e-300), energy) + 1) if energy else 0
-    if not 0 <= rank < len(values):
+    if rank is None or not 0 <= rank < len(values):
         raise ConfigError(f"rank {rank}: from 0 to {len(values) - 1}, one axis has to be left")
     return vectors[:rank]
 
