@@ -10,6 +10,7 @@ the shorter one ("the same" up to the last bits of float32 matrix products, whic
 """
 
 import dataclasses
+import functools
 import json
 import os
 import pathlib
@@ -79,6 +80,13 @@ def draw_each(G: Generator, keys: jax.Array, settings: Settings) -> jax.Array:
     return jnp.where(second[..., None], w[:, 1:], w[:, :1])
 
 
+@functools.partial(jax.jit, static_argnames="settings")
+def numbered(G: Generator, key: jax.Array, numbers: jax.Array, settings: Settings) -> jax.Array:
+    """The codes of samples by number, (B,) -> (B, num_ws, w_dim): each depends on the key and its number alone."""
+    return draw_each(G, jax.vmap(lambda number: jax.random.fold_in(key, number))(numbers), settings)
+
+
+@functools.partial(jax.jit, static_argnames=("resolution", "exact"))
 def render(G: Generator, ws: jax.Array, resolution: int, exact: bool = False) -> jax.Array:
     """Images of codes at a side that may be smaller than the generator's: (B, resolution, resolution, 3), clipped.
 
@@ -164,8 +172,7 @@ def write(
 
 
 def _numbered(G, key, numbers, settings, resolution, exact):
-    keys = jax.vmap(lambda number: jax.random.fold_in(key, number))(numbers)
-    ws = draw_each(G, keys, settings)
+    ws = numbered(G, key, numbers, settings)
     return {"image": render(G, ws, resolution, exact), "ws": ws}
 
 
