@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 import itertools
 
@@ -12,6 +13,7 @@ from lsap_jax.edit import contrast, contrast_training, duplicates, navigator
 from lsap_jax.edit.contrast import Config
 from lsap_jax.edit.directions import Direction
 from lsap_jax.errors import CheckpointError, ConfigError, DirectionError
+from lsap_jax.metrics import disentanglement
 from lsap_jax.networks import alexnet
 
 SWITCHES = [
@@ -220,8 +222,8 @@ def test_a_resumed_run_is_a_straight_run(own_cache, tmp_path):
     assert "4 steps" in bank[0].origin
     with pytest.raises(ConfigError, match="another config"):
         run(Config(**SMALL, steps=4, seed=1), tmp_path / "b")
+    sensor = jax.tree_util.Partial(coarse, jnp.ones(1))
     with pytest.raises(ConfigError, match="sensor"):
-        sensor = jax.tree_util.Partial(coarse, jnp.ones(1))
         contrast_training.train(G, config, tmp_path / "b", sensor=sensor)
     with pytest.raises(DirectionError, match="trained on"):
         contrast_training.load(tmp_path / "b", scenes.generator(1))
@@ -280,3 +282,34 @@ def test_duplicates_are_told_by_what_they_do():
     assert duplicates.distinct(alike, threshold=1.1) == [0, 1, 2, 3, 4]
     with pytest.raises(DirectionError, match="0 directions"):
         duplicates.portraits(scenes.generator(), [], SENSOR)
+
+
+def test_all_known_factors_are_found_on_most_seeds(own_cache):
+    """Twelve directions, 200 steps of 16 codes: S_Div is 5, the number of factors."""
+    G = scenes.generator()
+    config = Config(resolution=32, count=12, att_layers=4, smoothing=0, axes=8, batch=16)
+    nav = config.navigator(G)
+    basis = navigator.frozen_basis(nav, G)
+    update = jax.jit(functools.partial(contrast.step, config))
+    ws = scenes.codes(64, seed=3)
+    spans = jnp.asarray(scenes.HIGH) - jnp.asarray(scenes.LOW)
+
+    @jax.jit
+    def response(params):
+        steps = 0.25 * navigator.apply(nav, params, basis, ws[:1])[0]
+        up, down = (jax.vmap(lambda step, t=t: scenes.factors(ws + t * step[None]))(steps) for t in (1, -1))
+        return jnp.abs((up - down).mean(1)) / spans[None]
+
+    found, before = [], []
+    for seed in range(5):
+        state = contrast.init(dataclasses.replace(config, seed=seed), G)
+        before.append(disentanglement.s_disen(response(state.params["navigator"])))
+        for _ in range(200):
+            state, _ = update(G, SENSOR, basis, state)
+        matrix = response(state.params["navigator"])
+        found.append((disentanglement.s_div(matrix), disentanglement.s_disen(matrix)))
+    counts = [count for count, _ in found]
+    assert counts.count(5) >= 4, found
+    assert min(counts) >= 4, found
+    assert min(purity for _, purity in found) > 0.85, found
+    assert max(before) < 0.6, before

@@ -51,19 +51,19 @@ def test_pairs_differ_by_the_labelled_factor_and_a_killed_run_goes_on(tmp_path):
 
 def test_each_unit_follows_its_factor(tmp_path):
     G = scenes.generator()
-    representation.write_pairs(G, truth(), tmp_path, count=1500, shard_size=500, side=32, batch=50)
+    representation.write_pairs(G, truth(), tmp_path, count=1000, shard_size=500, side=32, batch=50)
     pairs = representation.read_pairs(tmp_path)
-    config = representation.Config(widths=(16, 32, 32), steps=400, batch=32, learning_rate=3e-3)
+    config = representation.Config(widths=(16, 32, 32), steps=300, batch=32, learning_rate=3e-3)
     told = []
     variables, found = representation.train(pairs, config, progress=lambda step, terms: told.append(step))
-    assert told == [100, 200, 300, 400]
-    assert found["accuracy"] > 0.9
-    assert found["share"] > 0.6
+    assert told == [100, 200, 300]
+    assert found["accuracy"] > 0.97
+    assert found["share"] > 0.8
     # On pictures that were in no pair: unit k follows factor k, and it alone.
     images = G.synthesize(scenes.codes(200, seed=9))
     units = np.asarray(representation.encode(variables, images, config.widths))
     follows = np.abs(np.corrcoef(units.T, np.asarray(scenes.factors(images)).T)[:5, 5:])
-    assert np.diag(follows).min() > 0.8
-    assert (follows - np.diag(np.diag(follows))).max() < 0.45
+    assert np.diag(follows).min() > 0.9
+    assert (follows - np.diag(np.diag(follows))).max() < 0.3
     with pytest.raises(ConfigError, match="at least 10"):
         representation.train(representation.Pairs(*(x[:5] for x in pairs[:3]), pairs.names), config)
