@@ -2,10 +2,10 @@
 
     python benchmarks/jacobian.py [--generator ffhq-mobile] [--grid 256] [--block 16] [--region mouth]
 
-The unit is one forward pass, one 1024-pixel image with its area mean to the grid, timed before, between and after in the
-same run. Prints one JSON line: columns in forward passes and peak memory of the exact Jacobian; the same of the sketch
-of the region's leading subspace, with the cosines of its first ten eigenvectors to the exact subspace of ten; seconds of
-`rayleigh` and `rpca` on the stored Jacobian, Gram matrices included.
+The unit is one forward pass, one image at full size with its area mean to the grid, timed before, between and after in
+the same run. Prints one JSON line: columns in forward passes and peak memory of the exact Jacobian; the same of the
+sketch of the region's leading subspace, with the cosines of its first ten eigenvectors to the exact subspace of ten;
+seconds of `rayleigh` and `rpca` on the stored Jacobian, Gram matrices included.
 """
 
 import argparse
