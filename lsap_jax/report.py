@@ -181,6 +181,12 @@ def _series(name: str, edit: Edit, lazy: bool) -> str:
         f"<h3>{page.escape(record['label'])}</h3>"
         f"<p class='muted'>{page.escape(origin)}. ID and LPIPS are against the inversion.</p>"
         f"<div class='series' tabindex='0'>{''.join(figures)}</div>"
+        + "".join(
+            page.figure(
+                ("images", name, "edits", edit.folder.name, extra.name), f"{name}, {extra.stem}", [extra.stem], lazy
+            )
+            for extra in sorted([*edit.folder.glob("morph.*"), *edit.folder.glob("grid.png")])
+        )
     )
 
 

@@ -9,6 +9,9 @@ each may end in :LAYERS. Several --direction are applied together, each with the
     OUT/images/ID/edits/LABEL/{strength}.png
     OUT/images/ID/edits/LABEL/edit.json        directions, strengths with their unit, what each edit changed
 
+    OUT/images/ID/edits/LABEL/morph.webp       --morph webp|gif: the series there and back as an animation
+    OUT/images/ID/edits/LABEL/grid.png         --grid: columns strengths of the first direction, rows of the second
+
 A series is written whole or not at all. What is there already is kept: the same command again makes nothing, and other
 strengths of the same directions join the series.
 """
@@ -30,10 +33,10 @@ import jax
 import numpy as np
 from absl import flags
 
-from lsap_jax import cache, pretrained, report
+from lsap_jax import cache, page, pretrained, report
 from lsap_jax.checkpoints import store
+from lsap_jax.data import animation, resize, results, shards
 from lsap_jax.data import images as image_files
-from lsap_jax.data import resize, results, shards
 from lsap_jax.edit.directions import Direction, apply_direction, resolve
 from lsap_jax.edit.directions import record as direction_record
 from lsap_jax.embed import inversion
@@ -62,6 +65,10 @@ def parse(argv: Sequence[str]) -> flags.FlagValues:
     flags.DEFINE_list("images", [], "ids of the images to edit; all by default", flag_values=values)
     flags.DEFINE_enum(
         "unit", None, ["sigma", "w"], "of strength; sigma unless a file says otherwise", flag_values=values
+    )
+    flags.DEFINE_enum("morph", "", ["", "webp", "gif"], "also write the series as an animation", flag_values=values)
+    flags.DEFINE_bool(
+        "grid", False, "two directions: also every strength of one with every one of the other", flag_values=values
     )
     flags.DEFINE_bool("force", False, "use directions of another generator", flag_values=values)
     flags.DEFINE_string("name", "", "label of the series; made of the directions' names by default", flag_values=values)
@@ -92,6 +99,8 @@ def main(argv: Sequence[str]) -> None:
             force=values.force,
             label=values.name,
             generator=values.generator,
+            morph=values.morph,
+            grid=values.grid,
         )
     except (LsapError, flags.Error) as error:
         sys.exit(f"lsap_jax: {error}")
@@ -129,6 +138,8 @@ def edit_folder(
     force: bool = False,
     label: str = "",
     generator: str = "",
+    morph: str = "",
+    grid: bool = False,
     judges: Judges | None = None,
 ) -> None:
     """Edit the images of a results folder, and refresh its page.
@@ -142,6 +153,8 @@ def edit_folder(
       force: use directions of another generator.
       label: of the series; made of the directions' names by default.
       generator: name or path; by default what the inversions say.
+      morph: "webp" or "gif" also writes the series as an animation.
+      grid: also write the table of both directions' strengths.
       judges: {metric: (edited, unedited) -> (B,)}; by default the face identity and LPIPS-Alex.
 
     Raises:
@@ -164,6 +177,8 @@ def edit_folder(
         directions = [resolve(spec, G, unit, force) for spec in specs]
     for text in dict.fromkeys(str(warning.message) for warning in caught):
         print(f"note: {text}", file=sys.stderr)
+    if grid and len(directions) != 2:
+        raise ConfigError(f"a grid is of two directions; {len(directions)} were given")
     units = {d.unit for d in directions}
     if len(units) > 1:
         raise DirectionError(
@@ -189,6 +204,12 @@ def edit_folder(
             found = inversion.Inversion.load(out, [image_id], G)
             _make(folder, record, known, missing, found, directions, judges)
             made += 1
+        if morph and (missing or not (folder / f"morph.{morph}").exists()):
+            frames = [image_files.read(folder / _file(strength)) for strength in sorted({*known, *strengths})]
+            animation.write(folder / f"morph.{morph}", animation.there_and_back(frames))
+        if grid and (missing or not (folder / "grid.png").exists()):
+            found = inversion.Inversion.load(out, [image_id], G)
+            image_files.write_png(folder / "grid.png", _grid(found, directions, sorted(strengths)))
         left = (time.monotonic() - began) / max(1, made) * (len(ids) - number - 1)
         what = f"{len(missing)} pictures made" if missing else "nothing left to do"
         print(f"{image_id}: {label}, {what} [{number + 1}/{len(ids)} images, {left:.0f} s left]", flush=True)
@@ -200,6 +221,20 @@ def edited(ws: jax.Array, directions: Sequence[Direction], strength: float) -> j
     for d in directions:
         ws = apply_direction(ws, d, strength)
     return ws
+
+
+def _grid(found: inversion.Inversion, directions: Sequence[Direction], strengths: Sequence[float]) -> np.ndarray:
+    """Columns strengths of the first direction, rows of the second, with captions: uint8."""
+    across, down = directions
+    rows = []
+    for below in strengths:
+        moved = apply_direction(found.ws, down, below)
+        tiles = [np.asarray(found.render(apply_direction(moved, across, strength))[0]) for strength in strengths]
+        labels = [page.strength(strength, across.unit) for strength in strengths]
+        rows.append(
+            report.strip(tiles, labels, f"{down.name} {page.strength(below, down.unit)}; columns {across.name}")
+        )
+    return np.concatenate(rows)
 
 
 def _known(folder: pathlib.Path, record: dict[str, Any]) -> dict[float, dict[str, float]]:

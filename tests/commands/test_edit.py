@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
+from PIL import Image
 
 from lsap_jax.commands import edit
 from lsap_jax.data import images, results
@@ -286,3 +287,30 @@ def test_shards_are_not_edited_but_say_what_to_do(tmp_path):
     results.open_folder(tmp_path, {"generator": "toy"}, inside="shards")
     with pytest.raises(ResultError, match=r"holds shards.*store=folders.*Inversion.load"):
         edit.edit_folder(tmp_path, ["pca0"], [1.0])
+
+
+@pytest.mark.parametrize("kind", ["gif", "webp"])
+def test_a_morph_goes_there_and_back(out, kind):
+    run(out, strengths=(-1.0, 0.0, 1.0), morph=kind)
+    path = out / "images" / "a.jpg" / "edits" / "pca0" / f"morph.{kind}"
+    with Image.open(path) as picture:
+        assert (picture.n_frames, picture.size) == (4, (32, 32))
+        assert picture.info["loop"] == 0
+    before = path.stat().st_mtime_ns
+    run(out, strengths=(-1.0, 0.0, 1.0), morph=kind)
+    assert path.stat().st_mtime_ns == before
+    run(out, strengths=(-1.0, 0.0, 1.0, 2.0), morph=kind)
+    with Image.open(path) as picture:
+        assert picture.n_frames == 6
+    assert f"morph.{kind}" in (out / "index.html").read_text()
+
+
+def test_a_grid_crosses_two_directions(out, G):
+    run(out, "pca0", "pca1", strengths=(-1.0, 1.0), grid=True)
+    sheet = images.read(out / "images" / "a.jpg" / "edits" / "pca0+pca1" / "grid.png")
+    assert sheet.shape[1] > 2 * 256
+    assert sheet.shape[0] > 2 * 256
+    tiles = [sheet[r : r + 256, c : c + 256].astype(int) for r in (60, sheet.shape[0] // 2 + 60) for c in (8, 272)]
+    assert all(np.abs(a - b).mean() > 1 for i, a in enumerate(tiles) for b in tiles[:i])
+    with pytest.raises(ConfigError, match="two directions"):
+        run(out, "pca0", grid=True)
