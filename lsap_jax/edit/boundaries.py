@@ -68,12 +68,17 @@ class Boundary(NamedTuple):
 
 
 def separate(
-    codes: np.ndarray, scores: np.ndarray, share: float = 0.02, split: float = 0.7, C: float = 1.0, seed: int = 0
+    codes: np.ndarray, scores: np.ndarray, share: float = 0.02, split: float = 0.7, C: float = 1e-3, seed: int = 0
 ) -> Boundary:
     """The boundary between the samples of highest and of lowest score.
 
     Codes are centred and divided by the root mean square of all their numbers first, so that C means the same in every
     generator's W.
+
+    A few hundred samples in 512 dimensions can be separated in many ways, and a large C picks one that follows their
+    noise: with the reference's 1 the normal of a known direction was found at cosine 0.48 from 600 samples an end, with
+    1e-3 at 0.84, with equal accuracy. Far smaller ones tend to the difference of the two means, which leans to where W
+    varies most.
 
     Args:
       codes: (N, w_dim).
@@ -188,7 +193,7 @@ def from_measures(
     *,
     share: float = 0.02,
     split: float = 0.7,
-    C: float = 1.0,
+    C: float = 1e-3,
     seed: int = 0,
     layers: str | Sequence[int] | None = None,
 ) -> list[Direction]:
@@ -361,7 +366,8 @@ def measure(
         parts.append(tree)
         if progress:
             progress(min(stop, count), count)
-    return tuple(np.concatenate([part[key] for part in parts])[:count] for key in ("w", "scores"))
+    codes, scores = (np.concatenate([part[key] for part in parts])[:count] for key in ("w", "scores"))
+    return codes, scores
 
 
 def _measured(G, attributes, indices, seed, truncation, batch, resolution):

@@ -96,6 +96,7 @@ def from_activations(
         found = update(found, activations, count + extra)
         done += len(activations)
         tell(done, 2 * num_samples)
+    assert found is not None  # there is at least one batch
     found = found._replace(rows=found.rows[:count], stddev=found.stddev[:count])
     if len(found.rows) < count or not (found.stddev > 1e-5 * np.sqrt(found.total)).all():
         rank = int((found.stddev > 1e-5 * np.sqrt(found.total)).sum())

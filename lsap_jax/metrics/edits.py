@@ -62,10 +62,8 @@ def monotonicity(values: npt.ArrayLike, strengths: npt.ArrayLike, sign: int = 1)
         raise ConfigError(f"strengths {strengths.tolist()} must ascend")
     unknown = np.isnan(values).any(1)
     steps = np.where(unknown, np.nan, (np.diff(values, axis=1) * sign > 0).mean(1))
-    rank = np.array(
-        [np.nan if u else sign * rank_correlation(row, strengths) for row, u in zip(values, unknown, strict=True)]
-    )
-    return Monotonicity(steps, rank, values[:, -1] - values[:, 0])
+    rank = [np.nan if np.isnan(row).any() else sign * rank_correlation(row, strengths) for row in values]
+    return Monotonicity(steps, np.array(rank), values[:, -1] - values[:, 0])
 
 
 def rank_correlation(a: npt.ArrayLike, b: npt.ArrayLike) -> float:
