@@ -94,6 +94,7 @@ def parse(argv: Sequence[str]) -> flags.FlagValues:
     flags.DEFINE_integer("steps", 2000, "contrafeat: of the training", flag_values=values)
     flags.DEFINE_integer("batch", 4, "contrafeat: codes of a step", flag_values=values)
     flags.DEFINE_integer("resolution", 256, "contrafeat: pixels of the renders", flag_values=values)
+    flags.DEFINE_bool("previews", False, "contrafeat: by approximate preview heads, faster", flag_values=values)
     flags.DEFINE_bool("help", False, "show this help", short_name="h", flag_values=values)
     rest = values(list(argv))[1:]
     if rest:

@@ -28,6 +28,7 @@ from lsap_jax.edit import (
 from lsap_jax.edit.directions import Direction
 from lsap_jax.embed import inversion
 from lsap_jax.errors import ConfigError
+from lsap_jax.generators import previews
 from lsap_jax.generators.base import Generator
 from lsap_jax.metrics import attributes
 
@@ -148,6 +149,7 @@ def boundary(values: flags.FlagValues, G: Generator, out: pathlib.Path) -> Found
 
 def contrafeat(values: flags.FlagValues, G: Generator, out: pathlib.Path) -> Found:
     """ContraFeat: a navigator trained by contrast of feature changes."""
+    rendered = previews.attach(G) if values.previews else G
     vectors = None
     if values.on == "sefa":
         vectors = jnp.stack([d.vector for d in sefa.sefa(G, values.count)])
@@ -166,7 +168,7 @@ def contrafeat(values: flags.FlagValues, G: Generator, out: pathlib.Path) -> Fou
         left = seconds * (values.steps - step) / 60
         print(f"step {step}/{values.steps}  {seconds:.2f} s a step  {left:.0f} min left  {told}", file=sys.stderr)
 
-    trained = contrast_training.train(G, config, out, vectors=vectors, progress=report)
+    trained = contrast_training.train(rendered, config, out, vectors=vectors, progress=report)
     found = trained.directions(G, values.name or "contrafeat")
     prototypes = None
     if values.variant == "pt":
