@@ -217,7 +217,7 @@ def train(
         part = [jnp.asarray(a[chosen]) for a in (pairs.images_orig, pairs.images_edit, pairs.labels)]
         state, terms = update(state, *part)
         if step % 100 == 0 or step == config.steps:
-            found = {name: float(value) for name, value in terms.items()}
+            found: dict[str, float] = {str(name): float(value) for name, value in dict(terms).items()}
             if not math.isfinite(found["loss"]):
                 raise TrainingError(f"step {step}: the losses are {found}; lower the learning rate")
             if progress is not None:
