@@ -23,6 +23,7 @@ from lsap_jax.edit import (
     jacobian,
     low_rank,
     regions,
+    scored_samples,
     sefa,
 )
 from lsap_jax.edit.directions import Direction
@@ -128,10 +129,10 @@ def boundary(values: flags.FlagValues, G: Generator, out: pathlib.Path) -> Found
             codes = np.load(values.codes, allow_pickle=False)
         except (OSError, ValueError) as error:
             raise ConfigError(f"{values.codes}: no array of codes ({error}); save it by numpy.save") from error
-        names, scores = [values.name or pathlib.Path(values.scores).stem], boundaries.read_scores(values.scores)
+        names, scores = [values.name or pathlib.Path(values.scores).stem], scored_samples.read_scores(values.scores)
     else:
         measured = attributes.load(values.landmarks68)
-        codes, scores = boundaries.measure(
+        codes, scores = scored_samples.measure(
             G, measured, values.samples, values.seed, folder=out / "samples", progress=progress("samples measured")
         )
         names = values.attributes or list(measured.names)

@@ -20,8 +20,8 @@ import numpy as np
 import numpy.typing as npt
 
 from lsap_jax.data import samples
-from lsap_jax.edit.boundaries import Attributes
 from lsap_jax.edit.directions import Direction, apply_direction
+from lsap_jax.edit.scored_samples import Attributes
 from lsap_jax.errors import ConfigError
 from lsap_jax.generators.base import Generator
 from lsap_jax.metrics.spread import Spread, spread

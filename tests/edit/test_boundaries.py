@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import scenes
 
-from lsap_jax.edit import boundaries, filters
-from lsap_jax.edit.boundaries import support_vector_machine
+from lsap_jax.edit import boundaries, filters, scored_samples
+from lsap_jax.edit.support_vectors import support_vector_machine
 from lsap_jax.errors import ConfigError, DirectionError, ResultError
 
 pytestmark = pytest.mark.fast
@@ -145,10 +145,10 @@ def test_scores_from_files(tmp_path):
         (tmp_path / "s.csv").write_text(text)
         return tmp_path / "s.csv"
 
-    np.testing.assert_array_equal(boundaries.read_scores(write("index,score\n1,0.5\n0,-2\n")), [-2, 0.5])
+    np.testing.assert_array_equal(scored_samples.read_scores(write("index,score\n1,0.5\n0,-2\n")), [-2, 0.5])
     by_name = write("Score, name\n1,b.png\n2,a.png\n\n")
-    np.testing.assert_array_equal(boundaries.read_scores(by_name), [1, 2])
-    np.testing.assert_array_equal(boundaries.read_scores(by_name, ["a.png"]), [2])
+    np.testing.assert_array_equal(scored_samples.read_scores(by_name), [1, 2])
+    np.testing.assert_array_equal(scored_samples.read_scores(by_name, ["a.png"]), [2])
     cases = {
         "index,score\n0,1\n1,nan\n": r"row 3: the score 'nan' of '1' is not a number",
         "index,score\n0,\n": "row 2",
@@ -162,44 +162,46 @@ def test_scores_from_files(tmp_path):
     }
     for text, message in cases.items():
         with pytest.raises(ConfigError, match=message):
-            boundaries.read_scores(write(text))
+            scored_samples.read_scores(write(text))
     with pytest.raises(ConfigError, match="no score for name 'z'"):
-        boundaries.read_scores(write("name,score\na,1\n"), ["z"])
+        scored_samples.read_scores(write("name,score\na,1\n"), ["z"])
     with pytest.raises(ConfigError, match="cannot be read"):
-        boundaries.read_scores(tmp_path / "none.csv")
+        scored_samples.read_scores(tmp_path / "none.csv")
 
 
 def test_measuring_goes_on_where_it_stopped(tmp_path, monkeypatch):
-    monkeypatch.setattr(boundaries, "_SHARD", 8)
+    monkeypatch.setattr(scored_samples, "_SHARD", 8)
     G, told = scenes.generator(), []
-    codes, scores = boundaries.measure(G, Factors(), 10, seed=3, batch=4)
+    codes, scores = scored_samples.measure(G, Factors(), 10, seed=3, batch=4)
     np.testing.assert_allclose(scores, scenes.factors(G.broadcast(jnp.asarray(codes))), atol=0.5)
     first = Factors()
-    kept = boundaries.measure(G, first, 6, seed=3, batch=4, folder=tmp_path, progress=lambda *at: told.append(at))
+    kept = scored_samples.measure(G, first, 6, seed=3, batch=4, folder=tmp_path, progress=lambda *at: told.append(at))
     assert first.calls == 2
     np.testing.assert_allclose(kept[1], scores[:6], rtol=1e-5, atol=1e-5)
     again = Factors()
-    longer = boundaries.measure(G, again, 10, seed=3, batch=8, folder=tmp_path, progress=lambda *at: told.append(at))
+    longer = scored_samples.measure(
+        G, again, 10, seed=3, batch=8, folder=tmp_path, progress=lambda *at: told.append(at)
+    )
     assert again.calls == 1  # the second shard only
     np.testing.assert_allclose(longer[0], codes, rtol=1e-5, atol=1e-5)
     assert told == [(6, 6), (8, 10), (10, 10)]
     with pytest.raises(ResultError, match="other measurements"):
-        boundaries.measure(G, Factors(), 10, seed=4, folder=tmp_path)
+        scored_samples.measure(G, Factors(), 10, seed=4, folder=tmp_path)
     (tmp_path / "file").write_text("")
     with pytest.raises(ResultError, match="cannot be written"):
-        boundaries.measure(G, Factors(), 2, folder=tmp_path / "file")
+        scored_samples.measure(G, Factors(), 2, folder=tmp_path / "file")
 
 
 def test_truncation_and_resolution_of_samples():
     G = scenes.generator()
-    codes, _ = boundaries.measure(G, Factors(), 4, truncation=0.0, batch=4, resolution=16)
+    codes, _ = scored_samples.measure(G, Factors(), 4, truncation=0.0, batch=4, resolution=16)
     np.testing.assert_allclose(codes, np.tile(G.w_avg, (4, 1)), atol=1e-6)
     with pytest.raises(ConfigError, match="at most 32"):
-        boundaries.measure(G, Factors(), 1, resolution=64)
+        scored_samples.measure(G, Factors(), 1, resolution=64)
 
     class Wrong(Factors):
         def __call__(self, images):
             return jax.numpy.ones((len(images), 2))
 
     with pytest.raises(ConfigError, match="5 names"):
-        boundaries.measure(G, Wrong(), 1)
+        scored_samples.measure(G, Wrong(), 1)

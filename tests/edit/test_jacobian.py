@@ -2,8 +2,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-
 import tiny
+
 from lsap_jax.data import resize
 from lsap_jax.edit import jacobian as jacobians
 from lsap_jax.errors import ConfigError

@@ -1,8 +1,8 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
-
 import tiny
+
 from lsap_jax.data import resize
 from lsap_jax.edit import jacobian as jacobians
 from lsap_jax.edit import low_rank

@@ -1,7 +1,7 @@
+import golden
 import numpy as np
 import pytest
 
-import golden
 from lsap_jax.edit import low_rank
 from lsap_jax.edit.robust_pca import robust_pca
 from lsap_jax.errors import ConfigError
