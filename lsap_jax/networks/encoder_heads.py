@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lsap_jax.data import resize
+from lsap_jax.networks import halving
 from lsap_jax.networks.batch_norm import BatchNorm
 
 COARSE, MIDDLE = 3, 4  # rows made from c3 and from the map after it; the rest come from the finest
@@ -217,6 +218,7 @@ def _conv(width: int, kernel: int, stride: int, x: jax.Array, dtype: Any, name: 
     """A convolution with bias, called from a compact method, padded as PyTorch's are."""
     pad, uniform = kernel // 2, _uniform(kernel * kernel * x.shape[-1])
     conv = functools.partial(nn.Conv, width, (kernel, kernel), (stride, stride), ((pad, pad), (pad, pad)))
+    conv = functools.partial(conv, conv_general_dilated=halving.for_linen)
     return conv(dtype=dtype, kernel_init=uniform, bias_init=uniform, name=name)(x)
 
 
