@@ -1,6 +1,6 @@
 """The generator's Jacobian: exact and sketched, in forward passes; and what a new region costs on a stored one.
 
-    python benchmarks/jacobian.py [--generator ffhq-mobile] [--grid 256] [--block 16] [--region mouth]
+    python benchmarks/jacobian.py [--generator ffhq-mobile] [--grid 256] [--block 64] [--region mouth]
 
 The unit is one forward pass, one image at full size with its area mean to the grid, timed before, between and after in
 the same run. Prints one JSON line: columns in forward passes and peak memory of the exact Jacobian; the same of the
@@ -28,9 +28,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--generator", default="ffhq-mobile")
     parser.add_argument("--grid", type=int, default=256)
-    parser.add_argument("--block", type=int, default=16)
+    parser.add_argument("--block", type=int, default=64)
     parser.add_argument("--samples", type=int, default=44, help="of the sketch")
-    parser.add_argument("--sketch_block", type=int, default=11)
     parser.add_argument("--region", default="mouth")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--repeats", type=int, default=10, help="forward passes at each of the three times")
@@ -42,7 +41,7 @@ def main():
     region = regions.parse(flags.region, flags.grid)
     # Compile everything before anything is timed.
     list(zip(range(1), jacobian.columns(G, ws[0], grid=flags.grid, block=flags.block), strict=False))
-    jacobian.leading(G, ws[0], region, 1, samples=flags.sketch_block, block=flags.sketch_block)
+    jacobian.leading(G, ws[0], region, 1, samples=flags.samples)
     passes = []
 
     def rest():
@@ -54,9 +53,7 @@ def main():
     memory = peak_memory()
     rest()
     sketch, (_, vectors) = _seconds(
-        lambda: jacobian.leading(
-            G, ws[0], region, LEADING, samples=flags.samples, block=flags.sketch_block, seed=flags.seed
-        )
+        lambda: jacobian.leading(G, ws[0], region, LEADING, samples=flags.samples, seed=flags.seed)
     )
     rest()
     unit = {"min": min(passes), "median": statistics.median(passes)}

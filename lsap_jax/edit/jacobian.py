@@ -100,7 +100,7 @@ def jacobian(
     tied: bool = True,
     grid: int = 256,
     colour: str = "mean",
-    block: int = 16,
+    block: int = 64,
     keep: bool = True,
     progress: Callable[[int, int], None] | None = None,
 ) -> Jacobian:
@@ -113,7 +113,7 @@ def jacobian(
       tied: one vector for all of them, or a vector each.
       grid: side in pixels of the area-averaged image; must divide the generator's resolution.
       colour: "mean" (the reference's: blind to changes of hue at equal mean), "sum" (ReSeFa's), or "all" channels.
-      block: tangents that are pushed through together.
+      block: columns of one call, between two reports of progress.
       keep: whether to look into the cache and to write there.
       progress: called with (columns done, columns) after each block.
 
@@ -154,7 +154,7 @@ def columns(
     tied: bool = True,
     grid: int = 256,
     colour: str = "mean",
-    block: int = 16,
+    block: int = 64,
 ) -> Iterator[jax.Array]:
     """The Jacobian's columns, a block at a time: (grid, grid, channels, block or what is left) each; see `jacobian`."""
     rows, ws = _checked(G, ws, rows, grid, colour)
@@ -169,11 +169,10 @@ def columns(
 def push(G: Generator, ws: jax.Array, rows: tuple[int, ...], tied: bool, grid: int, colour: str, vectors: jax.Array):
     """J times each of some vectors, (count, columns) -> (grid, grid, channels, count), without J.
 
-    The point of differentiation is evaluated once for all of them.
+    The code is rendered once, and only the linear part of that runs for each vector: less than a forward pass.
     """
-    render = functools.partial(_render, G, ws, rows, tied, grid, colour)
-    along = jax.vmap(lambda v: jax.jvp(render, (jnp.zeros_like(v),), (v,))[1], out_axes=-1)
-    return along(vectors)
+    _, along = jax.linearize(functools.partial(_render, G, ws, rows, tied, grid, colour), jnp.zeros(vectors.shape[1:]))
+    return jnp.moveaxis(jax.lax.map(along, vectors, batch_size=_together()), 0, -1)
 
 
 @functools.partial(jax.jit, static_argnames=("rows", "tied", "grid", "colour"))
@@ -181,7 +180,7 @@ def pull(G: Generator, ws: jax.Array, rows: tuple[int, ...], tied: bool, grid: i
     """J^T times each of some pictures, (grid, grid, channels, count) -> (count, columns), without J."""
     size = G.w_dim * (1 if tied else len(rows))
     _, back = jax.vjp(functools.partial(_render, G, ws, rows, tied, grid, colour), jnp.zeros(size))
-    return jax.vmap(lambda picture: back(picture)[0], in_axes=-1)(pictures)
+    return jax.lax.map(lambda picture: back(picture)[0], jnp.moveaxis(pictures, -1, 0), batch_size=_together())
 
 
 def leading(
@@ -194,7 +193,6 @@ def leading(
     tied: bool = True,
     colour: str = "mean",
     samples: int = 44,
-    block: int = 11,
     seed: int = 0,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The leading eigenvectors of a region's Gram matrix without its Jacobian: a randomised sketch.
@@ -212,7 +210,6 @@ def leading(
       tied: as in `jacobian`.
       colour: as in `jacobian`.
       samples: of the sketch; more are more exact, and dearer.
-      block: of them pushed through together.
       seed: of Q.
 
     Returns:
@@ -224,13 +221,10 @@ def leading(
     if not count <= samples <= size:
         raise ConfigError(f"{samples} samples for {count} of {size} eigenvectors: choose a number between them")
     test = np.linalg.qr(np.random.RandomState(seed).randn(size, samples))[0].astype(np.float32)
-    weight, parts = jnp.asarray(region / region.sum(dtype=np.float64))[..., None, None], []
-    for at in range(0, samples, block):
-        some = test.T[at : at + block]
-        filled = jnp.asarray(np.pad(some, ((0, block - len(some)), (0, 0))))
-        moved = push(G, ws, rows, tied, len(region), colour, filled)
-        parts.append(np.asarray(pull(G, ws, rows, tied, len(region), colour, weight * moved))[: len(some)])
-    sketch, test = np.concatenate(parts).T.astype(np.float64), test.astype(np.float64)
+    weight = jnp.asarray(region / region.sum(dtype=np.float64))[..., None, None]
+    moved = push(G, ws, rows, tied, len(region), colour, jnp.asarray(test.T))
+    pulled = pull(G, ws, rows, tied, len(region), colour, weight * moved)
+    sketch, test = np.asarray(pulled).T.astype(np.float64), test.astype(np.float64)
     # Float32 noise makes Q^T Y slightly indefinite; the shift is far above that noise, and is taken off again.
     shift = 1e-6 * np.linalg.norm(sketch, 2)
     shifted = sketch + shift * test
@@ -238,6 +232,11 @@ def leading(
     lower = np.linalg.cholesky((core + core.T) / 2)
     vectors, singular, _ = np.linalg.svd(np.linalg.solve(lower, shifted.T).T, full_matrices=False)
     return np.maximum(np.square(singular) - shift, 0)[:count], vectors.T[:count]
+
+
+def _together() -> int | None:
+    """Vectors that go through at once: on a CPU one by one is faster, its maps being larger than any cache."""
+    return None if jax.default_backend() == "cpu" else 16
 
 
 def _render(G, ws, rows, tied, grid, colour, vector):

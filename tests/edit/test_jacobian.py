@@ -81,7 +81,7 @@ def test_the_sketch_finds_the_leading_axes(setup):
     G, ws, J = setup
     mask = np.zeros((GRID, GRID), np.float32)
     mask[4:9, 3:12] = 1
-    values, vectors = jacobians.leading(G, ws, mask, 4, samples=12, block=5)
+    values, vectors = jacobians.leading(G, ws, mask, 4, samples=12)
     exact_values, exact = np.linalg.eigh(J.gram(mask))
     subspace = exact[:, ::-1][:, :4]
     cosines = np.linalg.norm(vectors @ subspace, axis=1)
