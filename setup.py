@@ -21,7 +21,11 @@ setuptools.setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=setuptools.find_packages(include=["lsap_jax", "lsap_jax.*"]),
-    package_data={"lsap_jax.generators": ["previews_*.npz"], "lsap_jax.networks": ["encoder_*.npz"]},
+    package_data={
+        "lsap_jax.edit": ["bank_*.npz"],
+        "lsap_jax.generators": ["previews_*.npz"],
+        "lsap_jax.networks": ["encoder_*.npz"],
+    },
     python_requires=">=3.11",
     install_requires=[
         "absl-py",  # flags of the commands

@@ -170,6 +170,8 @@ def _shown(values: flags.FlagValues, G: Generator) -> dict[str, jax.Array]:
     """{name: (1, num_ws, w_dim)} of the page: inverted photos, or two samples."""
     if values.inversions:
         done = results.finished(values.inversions)
+        if not done:
+            raise ResultError(f"{values.inversions} has no finished image: give the --out of an invert run")
         ids = values.show or done[:2]
         for image_id in [*ids, *filter(None, [values.image])]:
             if image_id not in done:

@@ -2,9 +2,11 @@
 
     python -m lsap_jax.edit --inversions DIR --direction pca0 --strength -3:3:7
     python -m lsap_jax.edit --inversions DIR --direction smile.pt --direction pca3:0-7 --strength 2 --images me.jpg
+    python -m lsap_jax.edit --list
 
-A direction is `pcaN` (principal axis N of the generator's W), a file, or FILE#COMPONENT of a file that holds several;
-each may end in :LAYERS. Several --direction are applied together, each with the strength given. Written for each image:
+A direction is the name of one that is shipped for the generator (--list shows them), `pcaN` (principal axis N of its
+W), a file, or FILE#COMPONENT of a file that holds several; each may end in :LAYERS. Several --direction are applied
+together, each with the strength given. Written for each image:
 
     OUT/images/ID/edits/LABEL/{strength}.png
     OUT/images/ID/edits/LABEL/edit.json        directions, strengths with their unit, what each edit changed
@@ -37,10 +39,12 @@ from lsap_jax import cache, page, pretrained, report
 from lsap_jax.checkpoints import store
 from lsap_jax.data import animation, resize, results, shards
 from lsap_jax.data import images as image_files
-from lsap_jax.edit.directions import Direction, apply_direction, resolve
+from lsap_jax.edit import named
+from lsap_jax.edit.directions import Direction, apply_direction
 from lsap_jax.edit.directions import record as direction_record
 from lsap_jax.embed import inversion
 from lsap_jax.errors import ConfigError, DirectionError, LsapError, ResultError
+from lsap_jax.generators.base import Generator
 from lsap_jax.latent import alignment
 from lsap_jax.metrics import reconstruction
 from lsap_jax.networks import identity, lpips
@@ -59,7 +63,7 @@ def parse(argv: Sequence[str]) -> flags.FlagValues:
     values = flags.FlagValues()
     flags.DEFINE_string("inversions", None, "results folder of the invert command", flag_values=values)
     flags.DEFINE_multi_string(
-        "direction", [], "pcaN, FILE or FILE#COMPONENT, each with or without :LAYERS", flag_values=values
+        "direction", [], "NAME, pcaN, FILE or FILE#COMPONENT, each with or without :LAYERS", flag_values=values
     )
     flags.DEFINE_string("strength", "-3:3:7", "2, or -2,0,2, or start:stop:count", flag_values=values)
     flags.DEFINE_list("images", [], "ids of the images to edit; all by default", flag_values=values)
@@ -73,6 +77,7 @@ def parse(argv: Sequence[str]) -> flags.FlagValues:
     flags.DEFINE_bool("force", False, "use directions of another generator", flag_values=values)
     flags.DEFINE_string("name", "", "label of the series; made of the directions' names by default", flag_values=values)
     flags.DEFINE_string("generator", "", "name or path, if not where the inversions found it", flag_values=values)
+    flags.DEFINE_bool("list", False, "show the directions shipped for --generator, and go", flag_values=values)
     flags.DEFINE_bool("help", False, "show this help", short_name="h", flag_values=values)
     rest = values(list(argv))[1:]
     if rest:
@@ -87,8 +92,11 @@ def main(argv: Sequence[str]) -> None:
         if values.help:
             print(f"{__doc__}\n{values.get_help()}")
             return
+        if values.list:
+            print(listing(pretrained.load_generator(values.generator or "ffhq-mobile")))
+            return
         if not values.inversions or not values.direction:
-            raise ConfigError("give --inversions DIR and --direction NAME|FILE; --help says more")
+            raise ConfigError("give --inversions DIR and --direction NAME|FILE (--list names some); --help says more")
         cache.keep_compiled_programs()
         edit_folder(
             values.inversions,
@@ -146,7 +154,7 @@ def edit_folder(
 
     Args:
       out: the results folder.
-      specs: directions as `lsap_jax.edit.directions.resolve` reads them, applied together.
+      specs: directions as `lsap_jax.edit.named.resolve` reads them, applied together.
       strengths: of each picture of the series, in the directions' unit.
       ids: of the images; all by default.
       unit: of the strengths; see `load_direction`.
@@ -174,7 +182,7 @@ def edit_folder(
     G = pretrained.load_generator(generator or settings["generator"])
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        directions = [resolve(spec, G, unit, force) for spec in specs]
+        directions = [named.resolve(spec, G, unit, force) for spec in specs]
     for text in dict.fromkeys(str(warning.message) for warning in caught):
         print(f"note: {text}", file=sys.stderr)
     if grid and len(directions) != 2:
@@ -214,6 +222,20 @@ def edit_folder(
         what = f"{len(missing)} pictures made" if missing else "nothing left to do"
         print(f"{image_id}: {label}, {what} [{number + 1}/{len(ids)} images, {left:.0f} s left]", flush=True)
     print(f"look at {report.write_index(out)}")
+
+
+def listing(G: Generator) -> str:
+    """The directions shipped for G, a line each: name, layers, what is known of it, origin."""
+    lines, known = [], named.found_by(G)
+    for name, d in named.shipped(G).items():
+        layers = np.flatnonzero(np.asarray(d.layer_weights)).tolist()
+        span = f"{layers[0]}-{layers[-1]}" if layers == list(range(layers[0], layers[-1] + 1)) else f"{layers}"
+        kept = known[name]["measures"].get("ID at ±2", {}).get("mean")
+        lines.append(
+            f"{name:16} layers {span:6} {'' if kept is None else f'ID at ±2 {kept:.2f}':14} {d.origin}".rstrip()
+        )
+    about = f"of {G.name or 'this generator'}, besides pca0 to pca{G.w_dim - 1} and files of directions"
+    return "\n".join([f"directions {about}:", *lines] if lines else [f"no directions are shipped {about}"])
 
 
 def edited(ws: jax.Array, directions: Sequence[Direction], strength: float) -> jax.Array:

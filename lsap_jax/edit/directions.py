@@ -8,14 +8,15 @@ as published, for InterFaceGAN's unit-length vectors the length of the step in W
 
     d = load_direction("smile.pt", G)          # strengths in sigma; load_direction("smile.pt") keeps the published unit
     ws2 = apply_direction(ws, d, 2.0)          # 2 sigma towards the smile
-    d = resolve("pca3:0-7", G)                 # the fourth principal axis of W in layers 0 to 7
+    d = w_pca(G, 3, "0-7")                     # the fourth principal axis of W in layers 0 to 7
+
+`lsap_jax.edit.named.resolve` takes a direction by the name that a command line gives it.
 """
 
 import hashlib
 import math
 import os
 import pathlib
-import re
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -32,7 +33,6 @@ from lsap_jax.generators.base import Generator
 from lsap_jax.latent import spaces
 
 _BANK = "directions"
-_SPEC = re.compile(r"(?P<source>.+?)(?:#(?P<component>[^#:/\\]+))?(?::(?P<layers>all|[\d,-]+))?")
 
 
 class Direction(flax.struct.PyTreeNode):
@@ -106,7 +106,7 @@ def toward(ws: jax.Array, d: Direction, target: jax.Array | float) -> jax.Array:
     """Move every code to a coordinate, instead of by a step.
 
     This is how e4e and GANInverter read the strength of a GANSpace edit: smile (46, 4, 5, -20) is
-    `toward(ws, resolve("ffhq_pca.pt#46:4", G), -20)`.
+    `toward(ws, load_direction("ffhq_pca.pt", G, 4, 46), -20)`.
 
     Raises:
       DirectionError: as `coordinate`.
@@ -203,35 +203,6 @@ def w_axes(G: Generator, components: Sequence[int], layers: str | Sequence[int] 
         )
         found.append(in_unit(fitted(d if layers is None else restrict(d, layers), G), "sigma"))
     return found
-
-
-def resolve(spec: str, G: Generator, unit: str | None = None, force: bool = False) -> Direction:
-    """A direction as the command line writes it.
-
-    Args:
-      spec: `pca3`, `FILE` or `FILE#COMPONENT`; each may end in `:LAYERS`, as in `pca3:0-7`.
-      G: the generator to use it with.
-      unit: as in `load_direction`.
-      force: as in `load_direction`.
-
-    Raises:
-      DirectionError: if there is no direction of this name, or it does not fit.
-      CheckpointError: if the file is damaged or hostile.
-    """
-    match = None if os.path.isfile(spec) else _SPEC.fullmatch(spec)
-    source, component, layers = match.group("source", "component", "layers") if match else (spec, None, None)
-    axis = re.fullmatch(r"pca(\d+)", source)
-    if axis and component is None and not os.path.isfile(source):
-        d = w_pca(G, int(axis[1]), layers)
-        d = d if unit is None else in_unit(d, unit)
-    elif os.path.isfile(source):
-        which = int(component) if component and component.isdecimal() else component
-        d = load_direction(source, G, layers, which, unit, force)
-    else:
-        raise DirectionError(
-            f"{source}: no such direction and no such file; use pca0 to pca{G.w_dim - 1}, or a file of directions"
-        )
-    return d.replace(name=f"{d.name}:{layers}") if layers else d
 
 
 def in_unit(d: Direction, unit: str, G: Generator | None = None) -> Direction:

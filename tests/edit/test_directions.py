@@ -20,7 +20,6 @@ from lsap_jax.edit.directions import (
     load_bank,
     load_direction,
     record,
-    resolve,
     save_bank,
     sweep,
     toward,
@@ -365,26 +364,7 @@ def test_direction_of_another_generator_is_refused(tmp_path, G):
     assert load_direction(tmp_path / "bank.npz", G, force=True).name == "pca0"
 
 
-def test_resolve(tmp_path, G):
-    assert record(resolve("pca3", G)) == record(w_pca(G, 3))
-    ranged = resolve("pca3:0-2", G)
-    assert (ranged.name, ranged.unit) == ("pca3:0-2", "sigma")
-    np.testing.assert_array_equal(np.flatnonzero(ranged.layer_weights), [0, 1, 2])
-    assert resolve("pca3", G, unit="w").scale == 1.0
-    with pytest.warns(UserWarning, match="does not say"):
-        d = resolve(f"{FILES / 'pca.pt'}#4:5-6", G)
-    assert (d.name, d.scale) == ("pca4:5-6", 0.25)
-    np.testing.assert_array_equal(np.flatnonzero(d.layer_weights), [5, 6])
-    save_bank(tmp_path / "bank.npz", [w_pca(G, 0), w_pca(G, 1)])
-    assert resolve(f"{tmp_path / 'bank.npz'}#pca1", G).name == "pca1"
-    np.save(tmp_path / "odd#name:1.npy", np.ones(16))
-    assert resolve(str(tmp_path / "odd#name:1.npy"), G, force=True).name == "odd#name:1"
-    for spec in ("smiel", "pca99", "nothing.pt#3", ""):
-        with pytest.raises(DirectionError, match="pca0 to pca15"):
-            resolve(spec, G)
-
-
 def test_record_tells_directions_apart(G):
-    records = [record(resolve(spec, G)) for spec in ("pca0", "pca1", "pca0:0-3")]
-    assert records[0] == record(resolve("pca0", G))
+    records = [record(d) for d in (w_pca(G, 0), w_pca(G, 1), w_pca(G, 0, "0-3"))]
+    assert records[0] == record(w_pca(G, 0))
     assert all(a != b for i, a in enumerate(records) for b in records[:i])
