@@ -40,6 +40,7 @@ setuptools.setup(
         "test": [
             "chex",
             "pytest",
+            "pytest-xdist",  # two processes: half of the suite is compiling, by one thread
             "pyrefly",
             "ruff",
             *TRAIN,

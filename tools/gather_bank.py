@@ -62,7 +62,7 @@ def take(spec: str) -> tuple[Direction, dict[str, Any]]:
         raise DirectionError(f"{folder / 'bank.json'}: missing or damaged ({error}): run discover again") from error
     if match["turned"]:
         d = d.replace(vector=-d.vector)
-    settings = {k: v for k, v in run["settings"].items() if k not in ("out", "inversions")}
+    settings = {k: v for k, v in run["settings"].items() if k not in ("out", "inversions", "show")}
     measures = next(entry["measures"] for entry in run["directions"] if entry["name"] == match["name"])
     return d.replace(name=match["new"] or match["name"]), {"settings": settings, "measures": measures}
 

@@ -9,7 +9,7 @@ import tiny
 
 from lsap_jax.commands import discover, discover_methods
 from lsap_jax.edit import directions
-from lsap_jax.errors import ConfigError, RegionError
+from lsap_jax.errors import ConfigError, RegionError, ResultError
 from lsap_jax.generators import files as generator_files
 
 
@@ -89,6 +89,7 @@ def test_a_boundary_of_given_scores(generator, tmp_path):
         (["--method=lowrank"], ConfigError, "needs --region"),
         (["--method=lowrank", "--region=box:0,0,0,0"], RegionError, "."),
         (["--method=sefa", "--image=a"], ConfigError, "--inversions"),
+        (["--method=sefa", "--inversions=/nowhere"], ResultError, "no finished image"),
         (["--method=interfacegan", "--codes=a.npy"], ConfigError, "belong together"),
     ],
 )
