@@ -137,7 +137,7 @@ def discover(values: flags.FlagValues) -> None:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ResultError(f"{out}: cannot be made ({error})") from error
-    settings = {name: values[name].value for name in values if values[name].value not in (None, "", [])}
+    settings = {name: values[name].value for name in values if values[name].value != values[name].default}
     directions.save_bank(
         out / "directions.npz", found.directions, {"settings": settings, "generator": values.generator}
     )

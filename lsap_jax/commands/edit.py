@@ -225,17 +225,26 @@ def edit_folder(
 
 
 def listing(G: Generator) -> str:
-    """The directions shipped for G, a line each: name, layers, what is known of it, origin."""
+    """The directions shipped for G: name, layers, what it measures, and the command that found it."""
     lines, known = [], named.found_by(G)
     for name, d in named.shipped(G).items():
-        layers = np.flatnonzero(np.asarray(d.layer_weights)).tolist()
-        span = f"{layers[0]}-{layers[-1]}" if layers == list(range(layers[0], layers[-1] + 1)) else f"{layers}"
-        kept = known[name]["measures"].get("ID at ±2", {}).get("mean")
-        lines.append(
-            f"{name:16} layers {span:6} {'' if kept is None else f'ID at ±2 {kept:.2f}':14} {d.origin}".rstrip()
-        )
+        layers = np.flatnonzero(np.asarray(d.layer_weights))
+        kept = known[name]["measures"].get("ID at ±2", {}).get("mean", float("nan"))
+        words = [
+            f"--{flag}" if value is True else f"--{flag} {_plain(value)}" for flag, value in _settings(known[name])
+        ]
+        lines.append(f"{name:16} layers {layers[0]}-{layers[-1]}, ID at ±2 {kept:.2f}; discover {' '.join(words)}")
     about = f"of {G.name or 'this generator'}, besides pca0 to pca{G.w_dim - 1} and files of directions"
     return "\n".join([f"directions {about}:", *lines] if lines else [f"no directions are shipped {about}"])
+
+
+def _settings(record: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """(flag, value) of the run that found a direction, method first."""
+    return sorted(record["settings"].items(), key=lambda item: item[0] != "method")
+
+
+def _plain(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def edited(ws: jax.Array, directions: Sequence[Direction], strength: float) -> jax.Array:

@@ -13,6 +13,7 @@ from PIL import Image
 
 from lsap_jax.commands import edit
 from lsap_jax.data import images, results
+from lsap_jax.edit import named
 from lsap_jax.edit.directions import apply_direction, save_bank, w_pca
 from lsap_jax.embed.inversion import Inversion
 from lsap_jax.errors import ConfigError, DirectionError, ResultError
@@ -314,3 +315,31 @@ def test_a_grid_crosses_two_directions(out, G):
     assert all(np.abs(a - b).mean() > 1 for i, a in enumerate(tiles) for b in tiles[:i])
     with pytest.raises(ConfigError, match="two directions"):
         run(out, "pca0", grid=True)
+
+
+def test_listing_names_shipped_directions_with_their_commands(G, tmp_path, monkeypatch):
+    path = tmp_path / "bank.npz"
+    settings = {"layers": "0-3", "method": "interfacegan", "conditional": True, "attributes": ["smile", "yaw"]}
+    measures = {"ID at ±2": {"mean": 0.9}}
+    d = w_pca(G, 1, "0-3").replace(name="smile")
+    save_bank(path, [d], {"found_by": {"smile": {"settings": settings, "measures": measures}}})
+    assert edit.listing(G).startswith("no directions are shipped")
+    monkeypatch.setattr(named, "_SHIPPED", {G.fingerprint: str(path)})
+    _, line = edit.listing(G).split("\n")
+    assert line.split() == [
+        "smile",
+        "layers",
+        "0-3,",
+        "ID",
+        "at",
+        "±2",
+        "0.90;",
+        "discover",
+        "--method",
+        "interfacegan",
+        "--layers",
+        "0-3",
+        "--conditional",
+        "--attributes",
+        "smile,yaw",
+    ]
