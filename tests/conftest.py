@@ -40,3 +40,11 @@ def own_cache(tmp_path, monkeypatch):
     """An empty cache folder for this test alone."""
     monkeypatch.setenv("LSAP_JAX_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
+
+
+@pytest.fixture(scope="module")
+def module_cache(tmp_path_factory):
+    """An empty cache folder for all tests of a module."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LSAP_JAX_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield

@@ -22,16 +22,11 @@ from lsap_jax.metrics import reconstruction
 
 IDS = ["a.jpg", "b.jpg"]
 
+pytestmark = pytest.mark.usefixtures("module_cache")
+
 
 def judge(a, b):
     return -jnp.abs(a - b).mean((1, 2, 3))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _cache(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LSAP_JAX_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
 
 
 @pytest.fixture(scope="module")

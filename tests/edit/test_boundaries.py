@@ -10,14 +10,7 @@ from lsap_jax.edit import boundaries, filters, scored_samples
 from lsap_jax.edit.support_vectors import support_vector_machine
 from lsap_jax.errors import ConfigError, DirectionError, ResultError
 
-pytestmark = pytest.mark.fast
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _cache(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LSAP_JAX_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
+pytestmark = [pytest.mark.fast, pytest.mark.usefixtures("module_cache")]
 
 
 class Factors:

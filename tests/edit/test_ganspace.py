@@ -13,14 +13,7 @@ from lsap_jax.edit.directions import record, w_pca
 from lsap_jax.errors import ConfigError, DirectionError
 from lsap_jax.generators.base import Features
 
-pytestmark = pytest.mark.fast
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _cache(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LSAP_JAX_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
+pytestmark = [pytest.mark.fast, pytest.mark.usefixtures("module_cache")]
 
 
 @dataclasses.dataclass(frozen=True)

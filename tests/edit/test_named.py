@@ -12,14 +12,7 @@ from lsap_jax.edit.named import resolve
 from lsap_jax.errors import DirectionError
 
 FILES = pathlib.Path(__file__).parents[1] / "fixtures" / "directions"  # written by torch 2.13
-pytestmark = pytest.mark.fast
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _cache(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LSAP_JAX_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
+pytestmark = [pytest.mark.fast, pytest.mark.usefixtures("module_cache")]
 
 
 @pytest.fixture(scope="module")

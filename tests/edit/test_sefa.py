@@ -12,14 +12,7 @@ from lsap_jax.edit import sefa
 from lsap_jax.edit.directions import apply_direction
 from lsap_jax.errors import DirectionError
 
-pytestmark = pytest.mark.fast
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _cache(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LSAP_JAX_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
+pytestmark = [pytest.mark.fast, pytest.mark.usefixtures("module_cache")]
 
 
 def stacked(G, rows):

@@ -11,15 +11,8 @@ from lsap_jax.errors import ConfigError
 from lsap_jax.metrics import disentanglement
 from lsap_jax.metrics.disentanglement import s_disen, s_div
 
-pytestmark = pytest.mark.fast
+pytestmark = [pytest.mark.fast, pytest.mark.usefixtures("module_cache")]
 _factors = jax.jit(scenes.factors)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _cache(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LSAP_JAX_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
 
 
 class Factors:
