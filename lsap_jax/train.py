@@ -34,7 +34,7 @@ from lsap_jax import cache, distributed, objectives, pretrained
 from lsap_jax.commands import command_line
 from lsap_jax.config import Config, Train
 from lsap_jax.data import augment, pipeline, resize, samples
-from lsap_jax.errors import ConfigError, LsapError, TrainingError
+from lsap_jax.errors import ConfigError, TrainingError
 from lsap_jax.generators import previews
 from lsap_jax.generators.base import Generator
 from lsap_jax.latent import spaces
@@ -369,19 +369,14 @@ _WORKDIR = flags.DEFINE_string("workdir", "", "where checkpoints and metrics go;
 
 def main(argv: Sequence[str]) -> None:
     """Entry of `python -m lsap_jax.train`."""
-    if len(argv) > 1:
-        sys.exit(f"lsap_jax: unexpected argument {argv[1]!r}: flags begin with --")
     config = command_line.config_of(command_line.CONFIG)
     if not _WORKDIR.value:
         sys.exit("lsap_jax: give --workdir DIR")
-    try:
+    with command_line.ends_in_one_line("the same command goes on from the last checkpoint"):
+        command_line.no_more(argv[1:])
         logging.set_verbosity(logging.WARNING)  # orbax tells every step of a checkpoint
         distributed.initialize_from_flags()
         train(config, _WORKDIR.value)
-    except LsapError as error:
-        sys.exit(f"lsap_jax: {error}")
-    except KeyboardInterrupt:
-        sys.exit("\nlsap_jax: interrupted; the same command goes on from the last checkpoint")
 
 
 if __name__ == "__main__":

@@ -20,7 +20,6 @@ same code costs seconds.
 
 import json
 import pathlib
-import sys
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -31,6 +30,7 @@ from absl import flags
 
 from lsap_jax import bank_page, cache, pretrained
 from lsap_jax.checkpoints import store
+from lsap_jax.commands import command_line
 from lsap_jax.commands import discover_methods as methods
 from lsap_jax.commands.edit import parse_strengths
 from lsap_jax.data import images as image_files
@@ -38,7 +38,7 @@ from lsap_jax.data import resize, results
 from lsap_jax.edit import directions, jacobian, low_rank, regions
 from lsap_jax.edit.directions import Direction, apply_direction
 from lsap_jax.embed import inversion
-from lsap_jax.errors import ConfigError, LsapError, ResultError
+from lsap_jax.errors import ConfigError, ResultError
 from lsap_jax.generators.base import Generator
 from lsap_jax.metrics import edits, locality, reconstruction
 from lsap_jax.metrics.spread import spread
@@ -95,30 +95,20 @@ def parse(argv: Sequence[str]) -> flags.FlagValues:
     flags.DEFINE_integer("batch", 4, "contrafeat: codes of a step", flag_values=values)
     flags.DEFINE_integer("resolution", 256, "contrafeat: pixels of the renders", flag_values=values)
     flags.DEFINE_bool("previews", False, "contrafeat: by approximate preview heads, faster", flag_values=values)
-    flags.DEFINE_bool("help", False, "show this help", short_name="h", flag_values=values)
-    rest = values(list(argv))[1:]
-    if rest:
-        raise flags.Error(f"unexpected argument {rest[0]!r}: flags begin with --")
+    command_line.no_more(command_line.parse_own(values, argv, __doc__))
     return values
 
 
 def main(argv: Sequence[str]) -> None:
     """Entry of `python -m lsap_jax.discover`."""
-    try:
+    with command_line.ends_in_one_line("the same command goes on"):
         values = parse(argv)
-        if values.help:
-            print(f"{__doc__}\n{values.get_help()}")
-            return
         if not values.method or not values.out:
             raise ConfigError(
                 f"give --out DIR and --method, one of {', '.join(sorted(methods.METHODS))}; --help says more"
             )
         cache.keep_compiled_programs()
         discover(values)
-    except (LsapError, flags.Error) as error:
-        sys.exit(f"lsap_jax: {error}")
-    except KeyboardInterrupt:
-        sys.exit("\nlsap_jax: interrupted; the same command goes on")
 
 
 def discover(values: flags.FlagValues) -> None:

@@ -37,13 +37,14 @@ from absl import flags
 
 from lsap_jax import cache, page, pretrained, report
 from lsap_jax.checkpoints import store
+from lsap_jax.commands import command_line
 from lsap_jax.data import animation, resize, results, shards
 from lsap_jax.data import images as image_files
 from lsap_jax.edit import named
 from lsap_jax.edit.directions import Direction, apply_direction
 from lsap_jax.edit.directions import record as direction_record
 from lsap_jax.embed import inversion
-from lsap_jax.errors import ConfigError, DirectionError, LsapError, ResultError
+from lsap_jax.errors import ConfigError, DirectionError, ResultError
 from lsap_jax.generators.base import Generator
 from lsap_jax.latent import alignment
 from lsap_jax.metrics import reconstruction
@@ -78,20 +79,14 @@ def parse(argv: Sequence[str]) -> flags.FlagValues:
     flags.DEFINE_string("name", "", "label of the series; made of the directions' names by default", flag_values=values)
     flags.DEFINE_string("generator", "", "name or path, if not where the inversions found it", flag_values=values)
     flags.DEFINE_bool("list", False, "show the directions shipped for --generator, and go", flag_values=values)
-    flags.DEFINE_bool("help", False, "show this help", short_name="h", flag_values=values)
-    rest = values(list(argv))[1:]
-    if rest:
-        raise flags.Error(f"unexpected argument {rest[0]!r}: flags begin with --")
+    command_line.no_more(command_line.parse_own(values, argv, __doc__))
     return values
 
 
 def main(argv: Sequence[str]) -> None:
     """Entry of `python -m lsap_jax.edit`."""
-    try:
+    with command_line.ends_in_one_line("finished images are kept, and the same command does the rest"):
         values = parse(argv)
-        if values.help:
-            print(f"{__doc__}\n{values.get_help()}")
-            return
         if values.list:
             print(listing(pretrained.load_generator(values.generator or "ffhq-mobile")))
             return
@@ -110,10 +105,6 @@ def main(argv: Sequence[str]) -> None:
             morph=values.morph,
             grid=values.grid,
         )
-    except (LsapError, flags.Error) as error:
-        sys.exit(f"lsap_jax: {error}")
-    except KeyboardInterrupt:
-        sys.exit("\nlsap_jax: interrupted; finished images are kept, and the same command does the rest")
 
 
 def parse_strengths(text: str) -> tuple[float, ...]:

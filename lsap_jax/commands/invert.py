@@ -34,7 +34,7 @@ from lsap_jax.data import align, images, merge, photos, results, shards, sources
 from lsap_jax.data.photos import Failure, Photo
 from lsap_jax.data.sources import Entry
 from lsap_jax.embed import dataset, inversion, optimize, presets
-from lsap_jax.errors import ConfigError, LsapError, ResultError
+from lsap_jax.errors import ConfigError, ResultError
 from lsap_jax.generators.base import Generator
 from lsap_jax.metrics import reconstruction
 
@@ -50,15 +50,10 @@ parse = command_line.parse
 
 def main(argv: Sequence[str]) -> None:
     """Entry of `python -m lsap_jax.invert`."""
-    if len(argv) > 1:
-        sys.exit(f"lsap_jax: unexpected argument {argv[1]!r}: flags begin with --")
     config = command_line.config_of(command_line.CONFIG)
-    try:
+    with command_line.ends_in_one_line("finished photos are kept, and the same command does the rest"):
+        command_line.no_more(argv[1:])
         invert_photos(config, _IMAGES.value, _OUT.value, _part(_SHARD.value))
-    except LsapError as error:
-        sys.exit(f"lsap_jax: {error}")
-    except KeyboardInterrupt:
-        sys.exit("\nlsap_jax: interrupted; finished photos are kept, and the same command does the rest")
 
 
 def _part(shard: str) -> tuple[int, int]:

@@ -272,7 +272,9 @@ def test_errors_are_one_line_and_exit_1(argv, message, monkeypatch):
 
 @pytest.mark.fast
 def test_help(capsys):
-    edit.main(["edit", "--help"])
+    with pytest.raises(SystemExit) as end:
+        edit.main(["edit", "--help"])
+    assert not end.value.code
     text = capsys.readouterr().out
     assert "--inversions" in text
     assert "start:stop:count" in text

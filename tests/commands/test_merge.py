@@ -29,5 +29,7 @@ def test_it_wants_one_folder_and_shows_help(tmp_path, capsys):
         command.main(["merge", str(tmp_path)])
     with pytest.raises(SystemExit, match="no results folder"):
         command.main(["merge", str(tmp_path), "--noverify"])
-    command.main(["merge", "--help"])
+    with pytest.raises(SystemExit) as end:
+        command.main(["merge", "--help"])
+    assert not end.value.code
     assert "--[no]verify" in capsys.readouterr().out
