@@ -23,6 +23,7 @@ setuptools.setup(
     packages=setuptools.find_packages(include=["lsap_jax", "lsap_jax.*"]),
     package_data={
         "lsap_jax.edit": ["bank_*.npz"],
+        "lsap_jax.embed": ["preconditioner_*.npz"],
         "lsap_jax.generators": ["previews_*.npz"],
         "lsap_jax.networks": ["encoder_*.npz"],
     },

@@ -23,10 +23,10 @@ from timing import emit, interleave, machine, peak_memory
 
 from lsap_jax import objectives, pretrained
 from lsap_jax.data import resize
-from lsap_jax.embed import optimize, presets
+from lsap_jax.embed import optimize, preconditioner, presets
 
 
-def parts(G, judges, method, states, target):
+def parts(G, judges, P, method, states, target):
     """{name: timed call} of the step and of its parts, batch 1."""
     stage = method.stages[0]
     ws = G.broadcast(G.w_avg[None]) + 0.01
@@ -54,14 +54,13 @@ def parts(G, judges, method, states, target):
         return jax.value_and_grad(lambda ws: objectives.TERMS[name].value(judges, G, scene._replace(ws=ws), None))(ws)
 
     @jax.jit
-    def step(G, judges, states, target):
-        one = jax.vmap(
-            lambda state, t: optimize.step(method, stage, G, judges, jnp.float32(10), jax.random.key(0), state, t)
-        )
+    def step(G, judges, P, states, target):
+        key = jax.random.key(0)
+        one = jax.vmap(lambda state, t: optimize.step(method, stage, G, judges, jnp.float32(10), key, state, t, P))
         return one(states, target)
 
     return {
-        "step": lambda: step(G, judges, states, target),
+        "step": lambda: step(G, judges, P, states, target),
         "generator forward and gradient": lambda: generator(G, ws, cotangent),
         "lpips and l2 with gradient": lambda: picture_terms(judges, image, jax.tree.map(lambda t: t[0], target)),
         "alignment with gradient": lambda: code_terms(judges, G, ws),
@@ -103,8 +102,9 @@ def main():
     judges = objectives.judges_for(G, method.terms)
     photo = G.synthesize(G.broadcast(G.map(jax.random.normal(jax.random.key(1), (1, G.z_dim)))))
     target = jax.vmap(lambda image: objectives.targets(method.terms, judges, image, method.resolution))(photo)
-    states = jax.vmap(lambda _: optimize.init(method, G, jax.random.key(0)))(jnp.zeros(1))
-    times = interleave(parts(G, judges, method, states, target), flags.repeats)
+    P = preconditioner.fit(G) if method.preconditioned else None
+    states = jax.vmap(lambda _: optimize.init(method, G, jax.random.key(0), P=P))(jnp.zeros(1))
+    times = interleave(parts(G, judges, P, method, states, target), flags.repeats)
     total = {k: sum(t[k] for name, t in times.items() if name != "step") for k in ("min", "median")}
     ratio = {k: times["step"][k] / total[k] for k in total}
     emit({"benchmark": "inversion step", "preset": flags.preset, "times": times, "step_over_parts": ratio, **machine()})

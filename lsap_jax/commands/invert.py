@@ -33,7 +33,8 @@ from lsap_jax.config import Config, Invert
 from lsap_jax.data import align, images, merge, photos, results, shards, sources
 from lsap_jax.data.photos import Failure, Photo
 from lsap_jax.data.sources import Entry
-from lsap_jax.embed import dataset, inversion, optimize, presets
+from lsap_jax.embed import dataset, inversion, optimize, preconditioner, presets
+from lsap_jax.embed.preconditioner import Preconditioner
 from lsap_jax.errors import ConfigError, ResultError
 from lsap_jax.generators.base import Generator
 from lsap_jax.metrics import reconstruction
@@ -89,6 +90,7 @@ class Job:
       G: the generator.
       encoder: gives the start, or None.
       method: what is done from there.
+      P: the generator's preconditioner, where the method wants one.
       metrics: kind of `reconstruction.measure`.
       settings: what identifies all this in the results.
     """
@@ -99,6 +101,7 @@ class Job:
     G: Generator
     encoder: Any
     method: optimize.Method
+    P: Preconditioner | None
     metrics: str
     settings: dict[str, Any]
 
@@ -155,7 +158,10 @@ def _job(config: Config, source: str) -> Job:
     if metrics != "full":
         settings["metrics"] = metrics
     prepare = photos.Preparation(G.resolution, options.faces, landmarks)
-    return Job(options, entries, prepare, G, encoder, method, metrics, settings)
+    P = None
+    if method.preconditioned:
+        P = preconditioner.fit(G, progress=_show_fit)
+    return Job(options, entries, prepare, G, encoder, method, P, metrics, settings)
 
 
 def _sample_portrait() -> str:
@@ -188,6 +194,7 @@ def _invert_into_shards(job: Job, out: str | os.PathLike, which: tuple[int, int]
         renders=options.renders == "png",
         seed=options.seed,
         steps_per_call=options.steps_per_call or None,
+        P=job.P,
     )
     stored = {"entries": source.count, "list": source.digest, "shard_size": options.shard_size}
     settings = {**job.settings, "metrics": job.metrics, "renders": options.renders, "store": stored}
@@ -231,6 +238,7 @@ def _invert_into_folders(job: Job, out: str | os.PathLike) -> None:
             steps_per_call=options.steps_per_call or None,
             progress=lambda *state, label=label: _show_progress(label, *state),
             mesh=mesh if devices > 1 else None,
+            P=job.P,
         )
         if job.method.stages:
             print(file=sys.stderr)
@@ -270,6 +278,13 @@ def _summary(found: inversion.Inversion, i: int) -> str:
     if "sncd_z" in m:
         parts.append(f"layers' z-scores {m['sncd_z'][i].min():.1f} .. {m['sncd_z'][i].max():.1f}")
     return ", ".join(parts) or "done"
+
+
+def _show_fit(done: int) -> None:
+    total = preconditioner.PROBES
+    end = "\n" if done == total else ""
+    print(f"\rthe optimiser's coordinates of this generator, once: {done}/{total}   ", end=end, file=sys.stderr)
+    sys.stderr.flush()
 
 
 def _show_progress(label: str, step: int, total: int, loss: np.ndarray, seconds: float) -> None:

@@ -24,7 +24,8 @@ from lsap_jax.data import photos, shards
 from lsap_jax.data.photos import Failure, Photo
 from lsap_jax.data.shards import Part, Shard
 from lsap_jax.data.sources import Entry, Source
-from lsap_jax.embed import inversion, optimize
+from lsap_jax.embed import inversion, optimize, preconditioner
+from lsap_jax.embed.preconditioner import Preconditioner
 from lsap_jax.errors import CheckpointError, ConfigError
 from lsap_jax.generators.base import Generator
 from lsap_jax.metrics import reconstruction
@@ -66,6 +67,7 @@ class Embedder:
         renders: bool = False,
         seed: int = 0,
         steps_per_call: int | None = None,
+        P: Preconditioner | None = None,
     ):
         """See `inversion.invert`; raises ConfigError if the method also finds noise maps, which shards do not keep."""
         if method.noise != "const":
@@ -78,7 +80,9 @@ class Embedder:
         self.code_shape = G.num_ws, G.w_dim
         self._judges = objectives.judges_for(G, method.terms, encoder=encoder)
         everywhere = jax.NamedSharding(self._mesh, jax.P())
-        self._G, self._encoder = jax.device_put((G, encoder), everywhere)
+        if P is None and method.preconditioned:
+            P = preconditioner.fit(G)
+        self._G, self._encoder, self._P = jax.device_put((G, encoder, P), everywhere)
         self._method, self._iterations = method, iterations
         self._metrics, self._renders = metrics, renders
         self._seed, self._steps_per_call = seed, steps_per_call
@@ -105,6 +109,7 @@ class Embedder:
                 judges=self._judges,
                 steps_per_call=self._steps_per_call,
                 mesh=self._mesh,
+                P=self._P,
             ).ws
             image = self._G.synthesize(ws) if pixels or keep else None
             metrics = reconstruction.pixels(image, target) if pixels else {}

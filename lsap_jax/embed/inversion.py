@@ -179,7 +179,7 @@ def invert(
         mean of W by default; the presets "encoder", "restyle" and "idinvert" need one.
       iterations: passes of a ReStyle encoder; others make one.
       metrics: kind of `lsap_jax.metrics.reconstruction.measure`.
-      **run_options: of `optimize.run`: `steps_per_call`, `progress`, `judges`, `mesh`.
+      **run_options: of `optimize.run`: `steps_per_call`, `progress`, `judges`, `mesh`, `P`.
 
     Returns:
       An `Inversion` with its metrics.

@@ -21,6 +21,8 @@ import numpy as np
 import optax
 
 from lsap_jax import distributed, objectives
+from lsap_jax.embed import preconditioner as preconditioners
+from lsap_jax.embed.preconditioner import Preconditioner
 from lsap_jax.errors import ConfigError
 from lsap_jax.generators.base import Generator
 from lsap_jax.latent import spaces
@@ -43,6 +45,9 @@ class Stage:
         distance of w to its mean; falls quadratically to 0.
       jitter_ramp: fraction of the steps after which the jitter is 0.
       patience: steps without improvement after which an image stops; 0 never stops.
+      b1: decay of Adam's mean of gradients.
+      b2: decay of Adam's mean of their squares.
+      preconditioned: Adam works on the code in the generator's own coordinates (lsap_jax/embed/preconditioner.py).
     """
 
     steps: int
@@ -54,6 +59,9 @@ class Stage:
     jitter: float = 0.0
     jitter_ramp: float = 0.75
     patience: int = 0
+    b1: float = 0.9
+    b2: float = 0.999
+    preconditioned: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,9 +91,16 @@ class Method:
                 raise ConfigError(f"stage variable {unknown.pop()!r}: use 'code' and 'noise'")
             if "noise" in stage.variables and self.noise == "const":
                 raise ConfigError("a stage optimises 'noise' while the method keeps noise='const'; use noise='random'")
+            if stage.preconditioned and (self.space != "w+" or "code" not in stage.variables):
+                raise ConfigError("a preconditioned stage optimises the code, in space='w+'")
             for name, _ in stage.terms:
                 if name not in objectives.TERMS:
                     raise ConfigError(f"no loss term is named {name!r}; there are {', '.join(objectives.TERMS)}")
+
+    @property
+    def preconditioned(self) -> bool:
+        """Whether any stage is."""
+        return any(stage.preconditioned for stage in self.stages)
 
     @property
     def terms(self) -> objectives.Terms:
@@ -130,10 +145,11 @@ class Result(NamedTuple):
 
 
 _NO_STAGE = Stage(0, (), ())
-_ADAM = optax.scale_by_adam(b1=0.9, b2=0.999, eps=1e-8)
 
 
-def init(method: Method, G: Generator, key: jax.Array, code: jax.Array | None = None) -> State:
+def init(
+    method: Method, G: Generator, key: jax.Array, code: jax.Array | None = None, P: Preconditioner | None = None
+) -> State:
     """Before the first step of one image.
 
     Args:
@@ -141,6 +157,7 @@ def init(method: Method, G: Generator, key: jax.Array, code: jax.Array | None = 
       G: the generator.
       key: for the start of random noise maps.
       code: (w_dim,) or (num_ws, w_dim) to start from; the mean of W by default.
+      P: the generator's preconditioner, if the first stage wants one.
     """
     code = G.w_avg if code is None else code
     if method.space == "w+" and code.ndim == 1:
@@ -151,14 +168,14 @@ def init(method: Method, G: Generator, key: jax.Array, code: jax.Array | None = 
     if method.noise == "random":
         keys = jax.random.split(key, len(G.arch.noise_shapes))
         noise = tuple(jax.random.normal(k, s) for k, s in zip(keys, G.arch.noise_shapes, strict=True))
-    return enter(method.stages[0] if method.stages else _NO_STAGE, {"code": code, "noise": noise})
+    return enter(method.stages[0] if method.stages else _NO_STAGE, {"code": code, "noise": noise}, P)
 
 
-def enter(stage: Stage, variables: Variables) -> State:
+def enter(stage: Stage, variables: Variables, P: Preconditioner | None = None) -> State:
     """The state at the start of a stage."""
     return State(
         variables=variables,
-        moments=_ADAM.init(_subset(stage, variables)),
+        moments=_adam(stage).init(_coordinates(stage, P, _subset(stage, variables))),
         step=jnp.int32(0),
         best=jax.tree.map(jnp.copy, variables),  # its own buffers, since a step donates the whole state
         best_loss=jnp.float32(jnp.inf),
@@ -192,6 +209,7 @@ def update(
     state: State,
     target: dict[str, Any],
     jitter: jax.Array,
+    P: Preconditioner | None = None,
 ) -> tuple[State, dict[str, jax.Array]]:
     """One step of one image, as a pure function of the noise `jitter` added to its code (the code's shape)."""
     variables = state.variables
@@ -205,7 +223,8 @@ def update(
 
     optimised = _subset(stage, variables)
     (value, terms), gradient = jax.value_and_grad(loss, has_aux=True)(optimised)
-    direction, moments = _ADAM.update(gradient, state.moments)
+    direction, moments = _adam(stage).update(_coordinates(stage, P, gradient), state.moments)
+    direction = _variables(stage, P, direction)
     rate = learning_rate(stage, state.step)
     moved = {**variables, **jax.tree.map(lambda v, d: v - rate * d, optimised, direction)}
     if "noise" in stage.variables:
@@ -238,6 +257,7 @@ def step(
     key: jax.Array,
     state: State,
     target: dict[str, Any],
+    P: Preconditioner | None = None,
 ) -> tuple[State, dict[str, jax.Array]]:
     """One step of one image: draws the jitter of this step and calls `update`."""
     code = state.variables["code"]
@@ -245,7 +265,7 @@ def step(
     if stage.jitter:
         strength = jitter_strength(stage, state.step, spread)
         jitter = strength * jax.random.normal(jax.random.fold_in(key, state.step), code.shape)
-    return update(method, stage, G, judges, state, target, jitter)
+    return update(method, stage, G, judges, state, target, jitter, P)
 
 
 def run(
@@ -258,6 +278,7 @@ def run(
     steps_per_call: int | None = None,
     progress: Callable[[int, int, np.ndarray, float], None] | None = None,
     mesh: jax.sharding.Mesh | None = None,
+    P: Preconditioner | None = None,
 ) -> Result:
     """Embed a batch of photos.
 
@@ -272,6 +293,7 @@ def run(
         program runs three times slower, and 50 elsewhere.
       progress: called with (steps done, steps in all, loss (B,), seconds since the first step was there).
       mesh: devices that the batch is split over, `distributed.mesh(local=True)`; B must divide evenly. One by default.
+      P: the generator's preconditioner; `preconditioner.fit(G)` when the method wants one and none is given.
 
     Returns:
       The best code of each image under the last stage's loss.
@@ -286,18 +308,20 @@ def run(
         )
     steps_per_call = steps_per_call or (1 if jax.default_backend() == "cpu" else 50)
     judges = objectives.judges_for(G, method.terms) if judges is None else judges
+    if P is None and method.preconditioned:
+        P = preconditioners.fit(G)
     jittered = any(stage.jitter for stage in method.stages)
     spread = spaces.w_statistics(G).spread if jittered else jnp.float32(0)
     key_start, key_steps = jax.random.split(jax.random.key(seed))
     if mesh is not None:
         everywhere = jax.NamedSharding(mesh, jax.P())
-        G, judges, spread, key_steps = jax.device_put((G, judges, spread, key_steps), everywhere)
+        G, judges, P, spread, key_steps = jax.device_put((G, judges, P, spread, key_steps), everywhere)
         images, start = jax.device_put((images, start), distributed.batch_sharding(mesh))
     target = _targets(method, G.resolution, judges, images)
     if start is None:
-        states = jax.vmap(lambda _: init(method, G, key_start))(images[:, 0, 0, 0])
+        states = jax.vmap(lambda _: init(method, G, key_start, None, P))(images[:, 0, 0, 0])
     else:
-        states = jax.vmap(lambda code: init(method, G, key_start, code))(start)
+        states = jax.vmap(lambda code: init(method, G, key_start, code, P))(start)
     if mesh is not None:
         states = jax.device_put(states, distributed.batch_sharding(mesh))
 
@@ -305,11 +329,11 @@ def run(
     finished, began, pending, history = 0, None, None, []
     for index, stage in enumerate(method.stages):
         if index:
-            states = jax.vmap(lambda best, s=stage: enter(s, best))(states.best)
+            states = jax.vmap(lambda best, s=stage: enter(s, best, P))(states.best)
         key = jax.random.fold_in(key_steps, index)
         for at in range(0, stage.steps, steps_per_call):
             count = min(steps_per_call, stage.steps - at)
-            states, metrics = _steps(method, stage, count, G, judges, spread, key, states, target)
+            states, metrics = _steps(method, stage, count, G, judges, P, spread, key, states, target)
             # Look at the previous call's figures while this one runs.
             if pending is not None:
                 history.append(jax.device_get(pending))
@@ -337,9 +361,9 @@ def _targets(method: Method, resolution: int, judges: objectives.Judges, images:
     return jax.vmap(lambda image: objectives.targets(method.terms, judges, image, small))(images)
 
 
-@jax.jit(static_argnums=(0, 1, 2), donate_argnums=(7,))
-def _steps(method, stage, count, G, judges, spread, key, states, target):
-    one = jax.vmap(lambda state, t: step(method, stage, G, judges, spread, key, state, t))
+@jax.jit(static_argnums=(0, 1, 2), donate_argnums=(8,))
+def _steps(method, stage, count, G, judges, P, spread, key, states, target):
+    one = jax.vmap(lambda state, t: step(method, stage, G, judges, spread, key, state, t, P))
     if count == 1:
         states, metrics = one(states, target)
         return states, jax.tree.map(lambda m: m[None], metrics)
@@ -352,6 +376,30 @@ def _rows(method: Method, G: Generator, code: jax.Array) -> jax.Array:
 
 def _subset(stage: Stage, variables: Variables) -> Variables:
     return {name: variables[name] for name in stage.variables}
+
+
+def _adam(stage: Stage) -> optax.GradientTransformation:
+    return optax.scale_by_adam(b1=stage.b1, b2=stage.b2, eps=1e-8)
+
+
+def _coordinates(stage: Stage, P: Preconditioner | None, gradient: Variables) -> Variables:
+    """The gradient in the coordinates in which the optimiser works."""
+    if not stage.preconditioned:
+        return gradient
+    return {**gradient, "code": _needed(P).coordinates(gradient["code"])}
+
+
+def _variables(stage: Stage, P: Preconditioner | None, direction: Any) -> Variables:
+    """The optimiser's direction as one for the variables."""
+    if not stage.preconditioned:
+        return direction
+    return {**direction, "code": _needed(P).code(direction["code"])}
+
+
+def _needed(P: Preconditioner | None) -> Preconditioner:
+    if P is None:
+        raise ConfigError("this stage is preconditioned: give P, from lsap_jax.embed.preconditioner.fit(G)")
+    return P
 
 
 def _where(condition: jax.Array, yes: Any, no: Any) -> Any:

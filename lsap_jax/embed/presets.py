@@ -20,7 +20,8 @@ _PROJECTOR = Stage(
     jitter=0.05,
 )
 _PIXELS_AND_FEATURES = (("l2", 1.0), ("vgg_conv4_3", IDINVERT_FEATURES))
-_ALIGNED = Stage(steps=100, terms=(), learning_rate=0.05, ramp_up=0.05, ramp_down=0.25)
+# Preconditioned, Adam does best with a short memory and without a slow start (25 steps on six photographs).
+_ALIGNED = Stage(steps=100, terms=(), learning_rate=0.1, ramp_up=0.0, b1=0.7, b2=0.8, preconditioned=True)
 
 PRESETS: dict[str, Method] = {
     # What the encoder says, and nothing more.
