@@ -2,7 +2,7 @@
 
     python -m lsap_jax.invert --config configs/ffhq_mobile.py --images FOLDER --out DIR
 
-COST on two CPU cores: about 1.5 s a step, 100 steps a photo, 3 GB of memory.
+COST on two CPU cores: about 1.3 s a step, 60 steps a photo, 3 GB of memory.
 
     python tools/render_samples.py --generator ffhq-mobile --resolution 128 --count 20000 --out samples --previews
     python -m lsap_jax.train --config configs/ffhq_mobile.py --workdir DIR
@@ -37,7 +37,7 @@ def get_config() -> Config:
     """The embedded default."""
     return Config(
         generator="ffhq-mobile",
-        invert=Invert(preset="lsap-calibrated", steps=100, encoder="ffhq-mobile-lsap"),
+        invert=Invert(preset="lsap-calibrated", steps=60, encoder="ffhq-mobile-lsap"),
         train=Train(
             encoder=Encoder(
                 trunk="dlib",

@@ -1,9 +1,8 @@
 """A change of coordinates for codes of W+, in which an image loss is about as steep along every axis.
 
-A step of the same length changes the picture hundreds of times more along some directions of a row of W+ than along
-others. Adam evens out coordinates, but those of W+ are none of these directions, so it treads on the spot along the
-steep ones and leaves the generator's distribution along those that the picture hardly shows. Here Adam's moments live
-in the coordinates u of
+Along some directions of a row of W+ a step changes the picture a hundred times more than along others. Adam evens out
+coordinates, but those of W+ are none of these directions, so it zigzags along the steep ones while it leaves the
+generator's distribution along those that the picture hardly shows. Here Adam's moments live in the coordinates u of
 
     ws = start + code(u),    code(u) = sum over axes k of reach_k u_k v_k, and `rest` times what is beside them
 
