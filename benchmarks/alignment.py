@@ -2,12 +2,14 @@
 
     python benchmarks/alignment.py --images FOLDER --out DIR [--steps 60] [--presets projector-w+ lsap-calibrated lsap]
 
-Every preset renders with the stored noise, so that codes alone are compared. Prints a JSON line for each photo and
-preset, then one for each preset: mean LPIPS-VGG and ID, and the z-scores of layers averaged over the photos.
+`--presets lsap-without` is `lsap` without its alignment term. Every preset renders with the stored noise, so that
+codes alone are compared. Prints a JSON line for each photo and preset, then one for each preset: mean LPIPS-VGG and
+ID, and the z-scores of layers averaged over the photos.
 DIR keeps the pictures, and what it has is not computed again.
 """
 
 import argparse
+import dataclasses
 import pathlib
 
 import numpy as np
@@ -35,7 +37,7 @@ def main():
             if path.stem in results.finished(out):
                 continue
             photo = Image.fromarray(images.read(path)).resize((G.resolution,) * 2, Image.Resampling.LANCZOS)
-            method = presets.preset(name, flags.steps, noise="const")
+            method = method_of(name, flags.steps)
             found = lj.invert(G, images.to_float(np.asarray(photo))[None], method)
             found.save(out, [path.stem])
             record = {"preset": name, "photo": path.stem, "steps": flags.steps}
@@ -53,6 +55,18 @@ def main():
         }
         emit({"benchmark": "alignment", "preset": name, "photos": len(files), "steps": flags.steps, **summary})
     emit(machine())
+
+
+def method_of(name, steps):
+    """The preset with stored noise; of NAME-without, that of NAME without its alignment term."""
+    method = presets.preset(name.removesuffix("-without"), steps, noise="const")
+    if not name.endswith("-without"):
+        return method
+    stages = (
+        dataclasses.replace(stage, terms=tuple(t for t in stage.terms if not t[0].startswith("sncd")))
+        for stage in method.stages
+    )
+    return dataclasses.replace(method, stages=tuple(stages))
 
 
 if __name__ == "__main__":
